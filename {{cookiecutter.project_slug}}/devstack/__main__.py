@@ -1,0 +1,129 @@
+"""Run PostgreSQL and PgBouncer on loopback until stdin ends: `python -m devstack --help`."""
+
+import argparse
+import json
+import os
+import re
+import resource
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from devstack import pgbouncer, postgres
+from devstack.process import (
+    DevstackError,
+    Stopped,
+    pause,
+    say,
+    tail,
+    temporary_folder,
+    watch,
+)
+
+
+def main() -> int:
+    """0 when asked to end, 1 when something went wrong; nothing is left running either way."""
+    options = arguments()
+    watch()
+    os.umask(0o022)  # the servers' user must get into folders we make; secrets set their own mode
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # 4096: a shell's usual 1024 is too few for PgBouncer's 1,000 clients and its servers.
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        with ExitStack() as stack:
+            supervise(options, stack)
+    except Stopped:
+        return 0
+    except (DevstackError, OSError) as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m devstack", description=__doc__)
+    parser.add_argument("--data", metavar="DIR", type=Path, help="keep the cluster in DIR")
+    parser.add_argument("--fast", action="store_true", help="no fsync: for tests")
+    parser.add_argument(
+        "--pooler-for", metavar="URL", help="only PgBouncer, for a PostgreSQL that already runs"
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="for pgbouncer.ini"
+    )
+    options = parser.parse_args()
+    for setting in options.set:
+        if not re.fullmatch(r"\w+=[^\r\n]*", setting):
+            parser.error(f"--set {setting!r}: expected KEY=VALUE")
+    if options.pooler_for is not None:
+        if options.data or options.fast:
+            parser.error("--pooler-for goes with --set only")
+        try:
+            url = urlsplit(options.pooler_for)
+            complete = url.scheme in ("postgresql", "postgres") and url.port != 0
+            complete = complete and all((url.hostname, url.username, url.password))
+        except ValueError:
+            complete = False
+        if not complete:
+            parser.error("--pooler-for: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return options
+
+
+def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
+    """Start what is asked for, print one line, and stay. Left by an exception only."""
+    given = dict(setting.split("=", 1) for setting in options.set)
+    folder = stack.enter_context(temporary_folder())
+    database_url = options.pooler_for
+    servers = {}
+    stack_information: dict[str, str | int | None] = {
+        "postgres_pid": None,
+        "postgres_version": None,
+        "data": None,
+    }
+
+    if database_url is None:
+        binaries = postgres.find()
+        pooler = pgbouncer.find()  # before initdb: what is missing is said at once
+        home = folder
+        if options.data:
+            home = postgres.data_folder(options.data)
+            stack.enter_context(postgres.locked(home))
+        password = postgres.prepare(binaries, home, sync=bool(options.data) and not options.fast)
+        log = folder / "postgres.log"
+        process, port = stack.enter_context(postgres.server(binaries, home, log, fast=options.fast))
+        servers["PostgreSQL"] = process, log
+        database_url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+        stack_information |= {
+            "postgres_pid": process.pid,
+            "postgres_version": binaries.version,
+            "data": str(home),
+        }
+    else:
+        pooler = pgbouncer.find()
+
+    process, port = stack.enter_context(pgbouncer.server(pooler, folder, database_url, given))
+    servers["PgBouncer"] = process, folder / "pgbouncer.log"
+    url = urlsplit(database_url)
+    login = url.netloc.rpartition("@")[0]
+    stack_information |= {
+        "database_url": database_url,
+        "pooler_url": urlunsplit(url._replace(netloc=f"{login}@127.0.0.1:{port}")),
+        "pooler_pid": process.pid,
+        "pooler_version": pooler.version,
+    }
+    print(json.dumps(stack_information), flush=True)
+
+    while True:
+        pause(0.2)
+        for name, (process, log) in servers.items():
+            if process.poll() is not None:
+                raise DevstackError(
+                    f"{name} has ended by itself, exit code {process.returncode};"
+                    f" the end of its log:\n{tail(log)}"
+                )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from {{ cookiecutter.package_name }}.database.engine import database_url
+from {{ cookiecutter.package_name }}.logs import configure_logging
+from {{ cookiecutter.package_name }}.settings import ConfigurationError, load_settings
+
+APP = "{{ cookiecutter.package_name }}.main:create_app"
+
+# Seconds that requests in flight get to finish after SIGTERM. Kubernetes kills after 30.
+GRACE_PERIOD = 20
+
+main = typer.Typer(
+    name="{{ cookiecutter.project_slug }}",
+    help="{{ cookiecutter.description }}",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would show the password.
+    pretty_exceptions_enable=False,
+)
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
+
+
+@main.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(help="Processes, each with a pool.", min=1)] = 1,
+) -> None:
+    """Run the service."""
+    settings = load_settings()
+    database_url(settings)
+    configure_logging(settings)
+    # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
+    # as it was told to is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        APP,
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        timeout_graceful_shutdown=GRACE_PERIOD,
+        log_config=None,
+        server_header=False,
+    )
+
+
+@main.command()
+def migrate(
+    x: Annotated[
+        list[str] | None, typer.Option("-x", help="For migrations/env.py: schema=NAME.")
+    ] = None,
+) -> None:
+    """Bring the database's schema to the newest revision."""
+    configure_logging(load_settings())
+    config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
+    try:
+        command.upgrade(config, "head")
+    except (CommandError, DBAPIError) as error:
+        raise SystemExit(f"The migration failed: {error}") from None
+
+
+@main.command()
+def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Run everything here: PostgreSQL, PgBouncer, migrations, and the service with reload."""
+    with _devstack() as stack:
+        os.environ["DATABASE_URL"] = stack["pooler_url"]
+        os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"]
+        os.environ.setdefault("LOG_FORMAT", "console")
+        if load_settings().database_ssl_root_cert is not None:
+            raise ConfigurationError(
+                "`dev` runs a PgBouncer without TLS: unset DATABASE_SSL_ROOT_CERT"
+            )
+        migrate()
+        print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}", flush=True)
+        uvicorn.run(
+            APP,
+            factory=True,
+            host=host,
+            port=port,
+            reload=True,
+            reload_dirs=[str(_project() / "src")],
+            log_config=None,
+        )
+
+
+@contextmanager
+def _devstack() -> Iterator[dict[str, str]]:
+    """Run `python -m devstack` for as long as the context lasts. It ends when its stdin closes,
+    so it ends too when this process is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "devstack", "--data", ".devstack"],
+        cwd=_project(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(process.wait())  # it has said why
+            yield json.loads(line)
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def _project() -> Path:
+    """The folder with pyproject.toml and migrations/: this checkout, or the working directory."""
+    for folder in (Path(__file__).parents[2], Path.cwd()):
+        if (folder / "migrations" / "env.py").is_file():
+            return folder
+    raise SystemExit("There is no migrations/env.py here: run this in the project's folder.")

@@ -1,0 +1,128 @@
+"""The engine: one pool of connections for one process, correct behind any pooler.
+
+A transaction-mode pooler may run each transaction of a client, and in AUTOCOMMIT each statement,
+on another server connection ("backend"). A prepared statement lives on one backend, under a name,
+so a client that remembers names fails as soon as it is moved: "prepared statement
+__asyncpg_stmt_1__ does not exist".
+
+asyncpg and SQLAlchemy each keep a cache of prepared statements, and both have to be off:
+
+- With its own cache off, asyncpg (0.31 and newer) prepares the statement without a name and parses
+  it again in the same message that runs it. Nothing depends on which backend answers, and nothing
+  is left behind on it.
+- With SQLAlchemy's cache left on, the client keeps a statement's description while the server
+  parses anew. After another process changed a column from int8 to float8, a SELECT returned
+  4631248529308778496 for 43.0 and an UPDATE to 44 stored 2.17e-322, without any error.
+"""
+
+import time
+from typing import Any
+
+import asyncpg
+import structlog
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
+from sqlalchemy.util import await_only
+
+from {{ cookiecutter.package_name }}.database.failures import report_lost_connections
+from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
+from {{ cookiecutter.package_name }}.settings import Settings
+
+# Supavisor closes a client at its 101st named statement. SQLAlchemy's cache grows to one and a half
+# times its size before it is trimmed (50 -> 75); asyncpg's own, used for executemany and for looking
+# up types, comes on top (75 + 20 = 95).
+_SQLALCHEMY_CACHE = 50
+_ASYNCPG_CACHE = 20
+
+
+def database_url(settings: Settings, *, migrations: bool = False) -> DatabaseURL:
+    """Where `create_engine` with the same arguments connects.
+
+    Raises:
+        ConfigurationError: the URL can't be used.
+    """
+    variable, url = "DATABASE_URL", settings.database_url
+    if migrations and settings.database_migration_url is not None:
+        variable, url = "DATABASE_MIGRATION_URL", settings.database_migration_url
+    return parse_url(
+        variable, url.get_secret_value(), ssl_root_cert=settings.database_ssl_root_cert
+    )
+
+
+def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngine:
+    """Make the engine. It connects when it is first used; the caller disposes of it.
+
+    Args:
+        settings: where to connect, and how many connections to keep.
+        migrations: connect to `DATABASE_MIGRATION_URL`, keep no connection and let statements
+            take as long as they need.
+
+    Raises:
+        ConfigurationError: the URL can't be used.
+    """
+    target = database_url(settings, migrations=migrations)
+    named = settings.database_prepared_statements and not migrations
+    connect_args = {
+        "statement_cache_size": _ASYNCPG_CACHE if named else 0,
+        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,
+        "timeout": settings.database_connect_timeout,
+        "command_timeout": None if migrations else settings.database_command_timeout,
+        **target.connect_args,
+    }
+    pool: dict[str, Any]
+    if migrations or settings.database_pool == "null":
+        pool = {"poolclass": NullPool}
+    else:
+        pool = {
+            "pool_size": settings.database_pool_size,
+            "max_overflow": settings.database_max_overflow,
+            "pool_timeout": settings.database_pool_timeout,
+            "pool_recycle": settings.database_pool_recycle,
+        }
+    # hide_parameters: the text of an error ends in logs, and parameters are people's data.
+    engine = create_async_engine(
+        target.url, connect_args=connect_args, hide_parameters=True, **pool
+    )
+    report_lost_connections(engine)
+    _ping_after_idle(engine, settings)
+    structlog.get_logger().info(
+        "database engine",
+        url=str(target.url),
+        ignored_url_parameters=target.ignored,
+        tls=tls if isinstance(tls := connect_args.get("ssl", "prefer"), str) else "verified",
+        prepared_statements=named,
+        **{name: getattr(value, "__name__", value) for name, value in pool.items()},
+    )
+    return engine
+
+
+def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
+    """Ping a connection before use, but only if it lay in the pool for a while.
+
+    `pool_pre_ping` would add 4 round trips to every checkout. A connection that was in use a moment
+    ago hardly ever needs it; one that lay idle may have been closed by the pooler, a firewall or
+    a load balancer. The ping is one round trip, and needs no transaction or prepared statement.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def checkin(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(
+        connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
+        idle_since = entry.info.get("idle_since")  # None: it was opened just now
+        if idle_since is None or time.monotonic() - idle_since < settings.database_ping_after_idle:
+            return
+        driver_connection: asyncpg.Connection = connection.driver_connection
+        ping = driver_connection.execute("SELECT 1", timeout=settings.database_connect_timeout)
+        try:
+            await_only(ping)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # If one is gone, so are the others as a rule. The pool opens a new connection and
+            # replaces the rest when their turn comes.
+            raise InvalidatePoolError from error

@@ -1,0 +1,61 @@
+"""The application: what it is made of, and what it opens and closes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
+from {{ cookiecutter.package_name }}.database.session import session_maker
+{%- if cookiecutter.example_resource == "yes" %}
+from {{ cookiecutter.package_name }}.items import routes as items
+{%- endif %}
+from {{ cookiecutter.package_name }}.logs import configure_logging
+from {{ cookiecutter.package_name }}.settings import Settings, load_settings
+from {{ cookiecutter.package_name }}.web import health
+from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: what to run with. None, as uvicorn calls it, reads the environment and sets up
+            logging.
+
+    Raises:
+        ConfigurationError: the environment can't be used.
+    """
+    if settings is None:
+        settings = load_settings()
+        configure_logging(settings)
+    database_url(settings)  # refuses a bad URL here: in the lifespan it would be a traceback
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        engine = create_engine(settings)
+        try:
+            yield {"engine": engine, "sessions": session_maker(engine)}
+        finally:
+            await engine.dispose()
+
+    app = FastAPI(
+        title="{{ cookiecutter.project_name }}",
+        description="{{ cookiecutter.description }}",
+        version=version("{{ cookiecutter.project_slug }}"),
+        lifespan=lifespan,
+    )
+    install_problem_handlers(app)
+    app.add_middleware(CorrelationIdMiddleware)
+    app.include_router(health.router)
+{%- if cookiecutter.example_resource == "yes" %}
+    app.include_router(items.router)
+{%- endif %}
+    # A registry of its own, so that two applications in one process do not collide.
+    Instrumentator(registry=CollectorRegistry()).instrument(app).expose(app, tags=["health"])
+    return app

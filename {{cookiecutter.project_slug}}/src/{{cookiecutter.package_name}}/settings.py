@@ -1,0 +1,120 @@
+"""Every environment variable of the service, with its unit, its default and the reason for it.
+
+Nothing else in the service reads the environment. `.env.example` lists the same names.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class ConfigurationError(SystemExit):
+    """The environment can't be used: the message names each variable, its problem and the fix.
+
+    It is a `SystemExit`, so whatever started the process (this service's commands, uvicorn,
+    Alembic) ends with exit code 1 and the message alone, without a traceback.
+    """
+
+
+class Settings(BaseSettings):
+    """What the environment, and a `.env` file in the working directory, say.
+
+    An empty variable counts as one that is not set. The environment wins over the file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        # A validation error would otherwise print the value, and so the password.
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    database_url: SecretStr
+    """Where PostgreSQL is, through the pooler's transaction mode. Any libpq-style URL, pasted as
+    the dashboard gives it."""
+
+    database_migration_url: SecretStr | None = None
+    """Where `migrate` connects: a direct or session-mode URL. Default: `DATABASE_URL`."""
+
+    database_pool: Literal["queue", "null"] = "queue"
+    """`queue` keeps connections; `null` opens one for every checkout, for functions that freeze
+    between requests."""
+
+    database_pool_size: PositiveInt = 10
+    """Connections that each process keeps. Processes x (size + overflow) has to stay below the
+    pooler's client limit."""
+
+    database_max_overflow: NonNegativeInt = 0
+    """Connections above the pool size. 0, because SQLAlchemy closes an overflow connection when it
+    comes back: under load every checkout pays for a new TLS and SCRAM handshake."""
+
+    database_pool_timeout: Seconds = 5
+    """Seconds a request waits for a connection before it is answered 503."""
+
+    database_pool_recycle: PositiveInt = 1800
+    """Seconds after which a connection is replaced, so that a moved pooler or a new DNS entry is
+    noticed."""
+
+    database_ping_after_idle: Annotated[FiniteFloat, Field(ge=0)] = 30
+    """Seconds in the pool after which a connection is pinged before use. 0 pings always."""
+
+    database_connect_timeout: Seconds = 5
+    """Seconds for a new connection: TCP, TLS and authentication together. `connect_timeout` in the
+    URL wins."""
+
+    database_command_timeout: Seconds = 15
+    """Seconds after which the client gives up on a statement and cancels it. Migrations have
+    none."""
+
+    database_prepared_statements: bool = False
+    """Named prepared statements, one round trip fewer each. Only for a direct connection, session
+    mode, or a pooler that tracks them: behind any other they break."""
+
+    database_ssl_root_cert: Path | None = None
+    """A CA file in PEM format. With it the server's certificate and host name are verified.
+    `sslrootcert` in the URL wins."""
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
+    ] = "info"
+    """The lowest level that is logged."""
+
+    log_format: Literal["console", "json"] = "json"
+    """`json` writes one object a line, for machines; `console` is for people."""
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: listing every variable that is missing or can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            _explain(".".join(map(str, detail["loc"])).upper(), detail["type"], detail["msg"])
+            for detail in error.errors(include_url=False, include_input=False)
+        ]
+    raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
+
+
+def _explain(variable: str, kind: str, message: str) -> str:
+    if kind == "missing":
+        return f"  {variable} is not set. Copy .env.example to .env and fill it in, or export it."
+    return f"  {variable}: {message[0].lower()}{message[1:]}. See .env.example."

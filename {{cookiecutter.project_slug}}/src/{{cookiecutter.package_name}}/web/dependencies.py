@@ -1,0 +1,31 @@
+"""What a route asks for by type."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from {{ cookiecutter.package_name }}.database.session import Sessions
+
+
+def get_sessions(connection: HTTPConnection) -> Sessions:
+    """The session maker that the lifespan opened."""
+    return cast(Sessions, connection.state.sessions)
+
+
+SessionsDep = Annotated[Sessions, Depends(get_sessions)]
+"""For what outlives the request's own transaction, such as a streamed response."""
+
+
+async def _transaction(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
+    async with sessions.begin() as session:
+        yield session
+
+
+# scope="function": by default a dependency's exit runs after the response was sent, and a commit
+# that fails there has already answered 201.
+SessionDep = Annotated[AsyncSession, Depends(_transaction, scope="function")]
+"""One transaction: committed before the response is sent, rolled back on any error. The connection
+is taken at the first statement and is back in the pool before the response leaves."""

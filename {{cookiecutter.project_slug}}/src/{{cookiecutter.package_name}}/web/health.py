@@ -1,0 +1,39 @@
+"""Probes for whoever runs the service."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from {{ cookiecutter.package_name }}.web.dependencies import SessionsDep
+from {{ cookiecutter.package_name }}.web.problems import problems
+
+router = APIRouter(tags=["health"])
+
+READINESS_TIMEOUT = 2
+"""Seconds. Below the usual period of a probe (Kubernetes: 10), so that probes never pile up."""
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/livez")
+async def livez() -> Health:
+    """The process answers. Asks nothing else: restarting it would not mend a database."""
+    return Health()
+
+
+@router.get("/readyz", responses=problems(503))
+async def readyz(sessions: SessionsDep) -> Health:
+    """The database answers a query through the pool, the way a request's query goes."""
+    try:
+        async with asyncio.timeout(READINESS_TIMEOUT), sessions() as session:
+            await session.execute(text("SELECT 1"))
+    except (SQLAlchemyError, TimeoutError) as error:
+        raise HTTPException(503, "The database does not answer.") from error
+    return Health()

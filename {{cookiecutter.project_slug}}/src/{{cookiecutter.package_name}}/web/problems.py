@@ -1,0 +1,113 @@
+"""Errors as RFC 9457 problem details (`application/problem+json`)."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from asgi_correlation_id import correlation_id
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = 1
+"""Seconds. Overload of a pool passes quickly; clients should add jitter of their own."""
+
+
+class Problem(BaseModel):
+    """What went wrong, for people and for programs."""
+
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str | None = None
+    request_id: str | None = None
+    """Names the request in the log, and is the response's `X-Request-ID`."""
+    errors: list[dict[str, str]] | None = Field(
+        default=None, examples=[[{"location": "body.name", "message": "Field required"}]]
+    )
+
+
+class ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: the problems that it answers with, for OpenAPI."""
+    schema = Problem.model_json_schema()
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def _respond(
+    status: int,
+    detail: str | None = None,
+    *,
+    headers: dict[str, str] | None = None,
+    errors: list[dict[str, str]] | None = None,
+) -> ProblemResponse:
+    problem = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        request_id=correlation_id.get(),
+        errors=errors,
+    )
+    return ProblemResponse(problem.model_dump(exclude_none=True), status, headers)
+
+
+async def _http(request: Request, error: HTTPException) -> ProblemResponse:
+    detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+    return _respond(error.status_code, detail, headers=dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
+    # Without the input: what was sent may be a secret, and need not travel back.
+    errors = [
+        {"location": ".".join(map(str, detail["loc"])), "message": detail["msg"]}
+        for detail in error.errors()
+    ]
+    return _respond(422, "The request does not fit the schema.", errors=errors)
+
+
+async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse:
+    failure = classify(error)
+    if failure is Failure.UNKNOWN:
+        raise error
+    log.warning("database failure", failure=failure.name, error=str(error))
+    match failure:
+        case Failure.UNAVAILABLE:
+            return _respond(
+                503,
+                "The database is busy or can't be reached. Try again.",
+                headers={"Retry-After": str(RETRY_AFTER)},
+            )
+        case Failure.CONFLICT:
+            return _respond(409, "This contradicts something that is stored.")
+        case Failure.INVALID:
+            return _respond(422, "The database can't store such a value.")
+
+
+async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
+    # Starlette sends this and raises the error again: the server logs it, with the request's id.
+    request_id = correlation_id.get() or ""
+    return _respond(500, headers={"X-Request-ID": request_id})
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem, and none with the text of an exception."""
+    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(RequestValidationError)(_invalid)
+    app.exception_handler(SQLAlchemyError)(_database)
+    app.exception_handler(Exception)(_unexpected)

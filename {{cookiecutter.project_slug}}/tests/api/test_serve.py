@@ -1,0 +1,142 @@
+"""The service as a process of its own: `serve`, its log, and how it ends."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from httpx import AsyncClient, ConnectError
+
+from tests.conftest import Database
+
+COMMAND = [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Served:
+    """A running service; `output` is complete once it has ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: AsyncClient) -> None:
+        self.process = process
+        self.client = client
+        self.output = ""
+
+
+@asynccontextmanager
+async def _serve(url: str, folder: Path, *arguments: str, **env: str) -> AsyncIterator[Served]:
+    port = str(_free_port())
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "--port", port, *arguments),
+        cwd=folder,  # away from any .env file
+        env=os.environ | {"DATABASE_URL": url} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(30):
+        served = Served(process, client)
+        try:
+            while not await _answers(client):
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+            yield served
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            output, _ = await process.communicate()
+            served.output = output.decode()
+
+
+async def _answers(client: AsyncClient) -> bool:
+    try:
+        return (await client.get("/livez")).status_code == 200
+    except ConnectError:
+        return False
+
+
+async def test_the_log_is_json_with_request_ids_and_the_pool(
+    database: Database, tmp_path: Path
+) -> None:
+    request_id = "0123456789abcdef0123456789abcdef"
+    async with _serve(database.pooler_url, tmp_path, DATABASE_POOL_SIZE="7") as served:
+        response = await served.client.get("/readyz", headers={"X-Request-ID": request_id})
+        assert (response.status_code, response.headers["x-request-id"]) == (200, request_id)
+    assert served.process.returncode == 0
+    lines = [json.loads(line) for line in served.output.splitlines()]
+    assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7]
+    [access] = [line for line in lines if "GET /readyz" in line["event"]]
+    assert access["request_id"] == request_id
+
+
+async def test_log_level_and_format(database: Database, tmp_path: Path) -> None:
+    quiet = {"LOG_LEVEL": "WARNING", "LOG_FORMAT": "console"}
+    async with _serve(database.pooler_url, tmp_path, **quiet) as served:
+        await served.client.get("/readyz")
+    assert served.output == ""
+    async with _serve(database.pooler_url, tmp_path, LOG_FORMAT="console") as served:
+        await served.client.get("/readyz")
+    assert re.search(r"^\S+ \[info +\] database engine ", served.output, re.MULTILINE)
+
+
+async def test_every_worker_has_a_pool_of_its_own(database: Database, tmp_path: Path) -> None:
+    async with _serve(database.pooler_url, tmp_path, "--workers", "2") as served:
+        assert (await served.client.get("/readyz")).status_code == 200
+    assert served.process.returncode == 0
+    assert served.output.count('"database engine"') == 2
+
+
+async def test_the_password_is_nowhere(tmp_path: Path) -> None:
+    url = "postgresql://user:marked-secret@127.0.0.1:1/database"
+    async with _serve(url, tmp_path, LOG_LEVEL="debug") as served:
+        response = await served.client.get("/readyz")
+        metrics = await served.client.get("/metrics")
+    assert response.status_code == 503
+    assert "marked-secret" not in served.output + response.text + metrics.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "message"),
+    [
+        ({}, [], "DATABASE_URL is not set."),
+        ({"DATABASE_URL": "marked-secret"}, [], "DATABASE_URL can't be used: it is not a URL."),
+        (
+            {"DATABASE_URL": "mysql://u:marked-secret@h/d", "LOG_LEVEL": "debug"},
+            ["--workers", "2"],
+            "DATABASE_URL can't be used: its scheme mysql:// is not one of",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://u:marked-secret@h/d", "DATABASE_POOL_SIZE": "0"},
+            ["--workers", "2"],
+            "DATABASE_POOL_SIZE: input should be greater than 0",
+        ),
+    ],
+)
+def test_a_bad_environment_is_one_message(
+    tmp_path: Path, variables: dict[str, str], arguments: list[str], message: str
+) -> None:
+    result = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "marked-secret" not in result.stdout + result.stderr

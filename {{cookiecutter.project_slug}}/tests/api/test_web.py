@@ -1,0 +1,108 @@
+"""Health, problems, request ids and metrics."""
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import text
+
+from {{ cookiecutter.package_name }}.main import create_app
+from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+from tests.support import running
+
+
+async def test_health(client: AsyncClient) -> None:
+    for path in ("/livez", "/readyz"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_alive_but_not_ready_without_a_database() -> None:
+    url = "postgresql://user:marked-secret@127.0.0.1:1/database"
+    app = create_app(Settings(database_url=SecretStr(url)))
+    async with running(app) as client:
+        assert (await client.get("/livez")).status_code == 200
+        response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["detail"] == "The database does not answer."
+    assert "marked-secret" not in response.text
+
+
+async def test_a_request_that_gets_no_connection_is_answered_503(settings: Settings) -> None:
+    few = {"database_pool_size": 2, "database_pool_timeout": 0.2}
+    app = create_app(settings.model_copy(update=few))
+
+    @app.get("/slow")
+    async def slow(session: SessionDep) -> None:
+        await session.execute(text("SELECT pg_sleep(0.6)"))
+
+    async with running(app) as client:
+        responses = await asyncio.gather(*(client.get("/slow") for _ in range(3)))
+    assert sorted(response.status_code for response in responses) == [200, 200, 503]
+    busy = next(response for response in responses if response.status_code == 503)
+    assert busy.headers["retry-after"] == "1"
+    assert busy.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_defect_is_answered_without_its_text(app: FastAPI) -> None:
+    @app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError("marked-secret")
+
+    async with running(app) as client:
+        response = await client.get("/defect")
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.pop("request_id") == response.headers["x-request-id"]
+    assert problem == {"title": "Internal Server Error", "status": 500}
+
+
+async def test_a_wrong_statement_is_a_defect_too(app: FastAPI) -> None:
+    @app.get("/defect")
+    async def defect(session: SessionDep) -> None:
+        await session.execute(text("SELECT marked_secret"))
+
+    async with running(app) as client:
+        response = await client.get("/defect")
+    assert response.status_code == 500
+    assert "marked_secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("DELETE", "/livez", 405)]
+)
+async def test_every_error_is_a_problem(
+    client: AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+async def test_an_invalid_body_is_named_but_not_repeated(app: FastAPI) -> None:
+    class Login(BaseModel):
+        password: int
+
+    @app.post("/login")
+    async def login(login: Login) -> None: ...
+
+    async with running(app) as client:
+        response = await client.post("/login", json={"password": "marked-secret"})
+        not_json = await client.post(
+            "/login", content=b"{marked-secret", headers={"content-type": "application/json"}
+        )
+    assert (response.status_code, not_json.status_code) == (422, 422)
+    assert response.json()["errors"][0]["location"] == "body.password"
+    assert "marked-secret" not in response.text + not_json.text
+
+
+async def test_metrics_count_requests_by_route(client: AsyncClient) -> None:
+    await client.get("/livez")
+    metrics = (await client.get("/metrics")).text
+    assert 'http_requests_total{handler="/livez",method="GET",status="2xx"} 1.0' in metrics

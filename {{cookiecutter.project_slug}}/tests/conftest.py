@@ -1,0 +1,192 @@
+"""A real PostgreSQL behind a real transaction-mode pooler, for every test.
+
+Without any setting, `devstack` starts both. With TEST_DATABASE_URL and TEST_POOLER_URL the suite runs
+against servers that are there already, your own Supabase project for instance, and touches nothing
+outside a schema of its own.
+"""
+
+import asyncio
+import os
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from fastapi import FastAPI
+from fastapi.requests import HTTPConnection
+from httpx import AsyncClient
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+import devstack
+from {{ cookiecutter.package_name }}.database.session import session_maker
+from {{ cookiecutter.package_name }}.main import create_app
+from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.web.dependencies import get_sessions
+from tests.support import connect, make_engine, running
+
+ROOT = Path(__file__).parents[1]
+
+# The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
+# that reuses the last one hides a broken configuration from a lone client.
+STRICT_POOLER = ("--fast", "--set", "server_round_robin=1", "--set", "default_pool_size=3")
+
+
+@dataclass(frozen=True)
+class Servers:
+    database_url: str
+    """PostgreSQL itself."""
+    pooler_url: str
+    """The same database through the pooler."""
+    ours: bool
+    """Whether we may create and drop databases."""
+
+
+_servers_key = pytest.StashKey[Servers]()
+
+
+def _servers(config: pytest.Config) -> Servers:
+    """The servers of this run, started when they are first needed."""
+    if hasattr(config, "workerinput"):
+        return Servers(**config.workerinput["servers"])
+    if _servers_key not in config.stash:
+        config.stash[_servers_key] = _find_servers(config)
+    return config.stash[_servers_key]
+
+
+def _find_servers(config: pytest.Config) -> Servers:
+    database_url = os.environ.get("TEST_DATABASE_URL")
+    pooler_url = os.environ.get("TEST_POOLER_URL")
+    if database_url and pooler_url:
+        return Servers(database_url, pooler_url, ours=False)
+    if pooler_url:
+        pytest.exit("TEST_POOLER_URL needs TEST_DATABASE_URL, the same database without it", 1)
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    before = ("--pooler-for", database_url) if database_url else ()
+    try:
+        servers = stack.enter_context(devstack.running(*STRICT_POOLER, *before))
+    except devstack.DevstackError as error:
+        pytest.exit(str(error), 1)
+    return Servers(
+        database_url or servers.database_url, servers.pooler_url, ours=database_url is None
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Start the servers once, in xdist's controller, and tell each worker where they are."""
+    node.workerinput["servers"] = asdict(_servers(node.config))
+
+
+@dataclass(frozen=True)
+class Database:
+    """What one worker's tests have to themselves."""
+
+    url: str
+    """Directly on PostgreSQL."""
+    pooler_url: str
+    schema: str | None
+    """Where the service's tables are. None: in `public`, of a database of our own."""
+    scratch: str
+    """A schema for the tables that tests make up."""
+
+
+@pytest.fixture(scope="session")
+def servers(pytestconfig: pytest.Config) -> Servers:
+    return _servers(pytestconfig)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Tests say what they run with: not the shell, and no `.env` file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Settings.model_config, "env_file", None)
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """A database for this worker, migrated by Alembic as the real one is."""
+    name = f"test_{uuid4().hex[:12]}"
+    if servers.ours:
+        database = Database(
+            _in_database(servers.database_url, name),
+            _in_database(servers.pooler_url, name),
+            schema=None,
+            scratch="scratch",
+        )
+        async with connect(servers.database_url) as admin:
+            await admin.execute(f"CREATE DATABASE {name}")
+    else:
+        database = Database(servers.database_url, servers.pooler_url, schema=name, scratch=name)
+    async with connect(database.url) as connection:
+        await connection.execute(f"CREATE SCHEMA {database.scratch}")
+    await asyncio.to_thread(_migrate, database)
+    yield database
+    if not servers.ours:
+        async with connect(database.url) as connection:
+            await connection.execute(f"DROP SCHEMA {database.scratch} CASCADE")
+
+
+def _in_database(url: str, name: str) -> str:
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _migrate(database: Database) -> None:
+    x = [f"schema={database.schema}"] if database.schema else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", database.url)
+        command.upgrade(Config(toml_file=ROOT / "pyproject.toml", cmd_opts=Namespace(x=x)), "head")
+
+
+@pytest.fixture(scope="session")
+def settings(database: Database) -> Settings:
+    """The service's settings: everything at its default, through the pooler."""
+    return Settings.model_validate({"database_url": database.pooler_url})
+
+
+@pytest.fixture
+async def engine(settings: Settings, database: Database) -> AsyncIterator[AsyncEngine]:
+    """The service's engine."""
+    async with make_engine(settings, database) as engine:
+        yield engine
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database) -> FastAPI:
+    """The service, which a test may add routes to. `running(app)` opens it."""
+    app = create_app(settings)
+    if database.schema:
+        tables = {None: database.schema}
+
+        def in_schema(connection: HTTPConnection) -> async_sessionmaker[Any]:
+            engine: AsyncEngine = connection.state.engine
+            return session_maker(engine.execution_options(schema_translate_map=tables))
+
+        app.dependency_overrides[get_sessions] = in_schema
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI, engine: AsyncEngine) -> AsyncIterator[AsyncClient]:
+    """A client of the service whose every change is rolled back after the test.
+
+    All its requests share one connection, one at a time. For concurrent requests, or to see a real
+    commit, use `running(app)`.
+    """
+    async with engine.connect() as connection, running(app) as client:
+        transaction = await connection.begin()
+        app.dependency_overrides[get_sessions] = lambda: async_sessionmaker(
+            connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+        )
+        yield client
+        await transaction.rollback()

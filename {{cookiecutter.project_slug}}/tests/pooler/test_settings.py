@@ -1,0 +1,149 @@
+"""Every DATABASE_ variable, by what it does. Each test fails if the variable is ignored."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from {{ cookiecutter.package_name }}.settings import load_settings
+from tests.conftest import Database
+from tests.support import connect, eventually_gone, make_engine
+
+Configured = Callable[..., AbstractAsyncContextManager[AsyncEngine]]
+
+
+@pytest.fixture
+def configured(database: Database, monkeypatch: pytest.MonkeyPatch) -> Configured:
+    """The engine that the service makes in an environment with these variables."""
+
+    @asynccontextmanager
+    async def configured(**variables: object) -> AsyncIterator[AsyncEngine]:
+        monkeypatch.setenv("DATABASE_URL", database.pooler_url)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        async with make_engine(load_settings(), database) as engine:
+            yield engine
+
+    return configured
+
+
+async def _backend(connection: AsyncConnection) -> int:
+    pid: int = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
+    return pid
+
+
+async def test_pool_size_and_pool_timeout(configured: Configured) -> None:
+    limits = {"DATABASE_POOL_SIZE": 2, "DATABASE_POOL_TIMEOUT": 0.3}
+    async with configured(**limits) as engine, engine.connect(), engine.connect():
+        started = time.monotonic()
+        with pytest.raises(PoolTimeoutError, match="size 2 overflow 0"):
+            async with engine.connect():
+                pass
+        assert 0.3 <= time.monotonic() - started < 2
+
+
+async def test_max_overflow(configured: Configured) -> None:
+    limits = {"DATABASE_POOL_SIZE": 1, "DATABASE_MAX_OVERFLOW": 1, "DATABASE_POOL_TIMEOUT": 0.1}
+    async with configured(**limits) as engine, engine.connect(), engine.connect():
+        with pytest.raises(PoolTimeoutError, match="size 1 overflow 1"):
+            async with engine.connect():
+                pass
+
+
+async def test_the_defaults_of_the_pool(configured: Configured) -> None:
+    async with configured() as engine:
+        assert isinstance(engine.pool, AsyncAdaptedQueuePool)
+        assert (engine.pool.size(), engine.pool.timeout()) == (10, 5)
+        async with AsyncExitStack() as stack:
+            for _ in range(10):
+                await stack.enter_async_context(engine.connect())
+            assert engine.pool.overflow() == 0
+
+
+async def test_a_null_pool_keeps_no_connection(database: Database, configured: Configured) -> None:
+    async with configured(DATABASE_POOL="null", DATABASE_URL=database.url) as engine:
+        async with engine.connect() as connection:
+            first = await _backend(connection)
+        async with connect(database.url) as direct:
+            await eventually_gone(direct, "pid = $1", first)
+
+
+async def test_pool_recycle(database: Database, configured: Configured) -> None:
+    async with configured(DATABASE_POOL_RECYCLE=1, DATABASE_URL=database.url) as engine:
+        async with engine.connect() as connection:
+            first = await _backend(connection)
+        async with engine.connect() as connection:
+            assert await _backend(connection) == first
+        await asyncio.sleep(1.1)
+        async with engine.connect() as connection:
+            assert await _backend(connection) != first
+
+
+@pytest.mark.parametrize(("ping_after_idle", "survives"), [(0, True), (30, False)])
+async def test_ping_after_idle(
+    database: Database, configured: Configured, ping_after_idle: int, survives: bool
+) -> None:
+    """An idle connection that was closed behind our back is replaced before use."""
+    variables = {"DATABASE_PING_AFTER_IDLE": ping_after_idle, "DATABASE_URL": database.url}
+    async with configured(**variables) as engine:
+        async with engine.connect() as connection:
+            first = await _backend(connection)
+        async with connect(database.url) as direct:
+            await direct.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
+        async with AsyncExitStack() as stack:
+            if not survives:
+                stack.enter_context(pytest.raises(DBAPIError))
+            async with engine.connect() as connection:
+                assert await _backend(connection) != first
+
+
+async def test_connect_timeout(configured: Configured) -> None:
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    variables = {
+        "DATABASE_CONNECT_TIMEOUT": 0.3,
+        "DATABASE_URL": f"postgresql://user:secret@127.0.0.1:{port}/database",
+    }
+    async with silent, configured(**variables) as engine:
+        started = time.monotonic()
+        with pytest.raises(OperationalError, match="TimeoutError"):
+            async with engine.connect():
+                pass
+        assert 0.3 <= time.monotonic() - started < 2
+
+
+async def test_command_timeout(configured: Configured) -> None:
+    """The pool is clean afterwards: the statement was cancelled and the connection still works."""
+    async with configured(DATABASE_COMMAND_TIMEOUT=0.3, DATABASE_POOL_SIZE=1) as engine:
+        started = time.monotonic()
+        with pytest.raises(OperationalError, match="TimeoutError"):
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_sleep(20)"))
+        assert 0.3 <= time.monotonic() - started < 5
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_prepared_statements(database: Database, configured: Configured) -> None:
+    """Named, where asked for, but never more than the 100 at which Supavisor closes a client."""
+    variables = {"DATABASE_PREPARED_STATEMENTS": "true", "DATABASE_URL": database.url}
+    count = text("SELECT count(*) FROM pg_prepared_statements")
+    async with configured(**variables) as engine, engine.connect() as connection:
+        most = 0
+        for number in range(200):
+            await connection.execute(text(f"SELECT {number}"))
+            rows = [{"number": number}, {"number": number}]
+            await connection.execute(text(f"SELECT {number}, :number ::bigint"), rows)
+            most = max(most, (await connection.execute(count)).scalar_one())
+        assert 50 < most < 100

@@ -1,0 +1,137 @@
+"""Repeated queries, on every backend that a transaction-mode pooler may choose."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from {{ cookiecutter.package_name }}.settings import Settings
+from tests.conftest import ROOT, Database
+from tests.pooler.backends import occupied, several
+from tests.pooler.workload import Thing, work
+from tests.support import make_engine
+
+BACKEND = select(func.pg_backend_pid(), func.count(Thing.id)).where(Thing.amount > 0)
+
+
+@pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])
+async def test_a_query_repeated_on_one_connection(
+    engine: AsyncEngine, database: Database, things: str, isolation_level: str
+) -> None:
+    """Guards against 'prepared statement "__asyncpg_stmt_1__" does not exist'."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level=isolation_level)
+        for _ in range(4):
+            before, _count = (await connection.execute(BACKEND)).one()
+            await connection.commit()
+            async with occupied(database.pooler_url, before):
+                after, _count = (await connection.execute(BACKEND)).one()
+                await connection.commit()
+            assert after != before
+
+
+@pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])
+async def test_executemany_repeated_on_one_connection(
+    engine: AsyncEngine, database: Database, things: str, isolation_level: str
+) -> None:
+    """executemany uses asyncpg's own cache, which SQLAlchemy's setting does not reach."""
+    rows = [{"name": "a", "amount": amount} for amount in range(3)]
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level=isolation_level)
+        for turn in range(1, 4):
+            await connection.execute(insert(Thing), rows)
+            pid = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
+            await connection.commit()
+            async with occupied(database.pooler_url, pid):
+                await connection.execute(insert(Thing), rows)
+                await connection.commit()
+            count = await connection.scalar(select(func.count()).select_from(Thing))
+            await connection.commit()
+            assert count == turn * 6
+
+
+async def test_streaming_repeated_on_one_connection(
+    engine: AsyncEngine, database: Database, things: str
+) -> None:
+    """A server-side cursor lives inside its transaction, and so on one backend."""
+    async with engine.connect() as connection:
+        await connection.execute(insert(Thing), [{"name": "a", "amount": n} for n in range(500)])
+        await connection.commit()
+        for _ in range(2):
+            pid = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
+            await connection.commit()
+            async with occupied(database.pooler_url, pid):
+                query = select(Thing.amount).order_by(Thing.amount)
+                streamed = await connection.stream(query.execution_options(yield_per=50))
+                assert [row.amount async for row in streamed] == list(range(500))
+                await connection.commit()
+
+
+async def test_many_sessions_at_once(engine: AsyncEngine, things: str) -> None:
+    """ORM, Core, executemany, streaming and AUTOCOMMIT, more clients than the pooler has backends."""
+    await work(engine, "one")
+
+
+async def test_a_new_connection_for_every_checkout(
+    settings: Settings, database: Database, things: str
+) -> None:
+    """DATABASE_POOL=null. The pooler's backends have served others, who left nothing behind."""
+    null = settings.model_copy(update={"database_pool": "null"})
+    async with make_engine(null, database) as engine:
+        await work(engine, "null", clients=10, rounds=2)
+
+
+async def test_a_ping_before_every_checkout(
+    settings: Settings, database: Database, things: str
+) -> None:
+    """A ping that fails through a pooler would replace every connection at every checkout."""
+    opened: list[object] = []
+    pinging = settings.model_copy(update={"database_ping_after_idle": 0})
+    async with make_engine(pinging, database) as engine:
+        event.listen(engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+        await work(engine, "ping", rounds=3)
+    assert len(opened) == 10
+
+
+async def test_two_processes_at_once(database: Database, things: str) -> None:
+    """asyncpg numbers its statements from 1 in every process, so names of two processes collide."""
+    command = [sys.executable, "-m", "tests.pooler.workload", database.scratch]
+    environment = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": str(ROOT)}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *command, name, env=environment, stderr=subprocess.PIPE
+        )
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        _, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+
+
+async def test_no_statement_stays_behind(
+    engine: AsyncEngine, database: Database, things: str
+) -> None:
+    """A unique name for every statement works too, until the backends' memory is full of them."""
+
+    async def left_behind() -> set[tuple[int, str]]:
+        async with several(database.pooler_url) as connections:
+            query = "SELECT pg_backend_pid(), name FROM pg_prepared_statements"
+            return {tuple(row) for c in connections for row in await c.fetch(query)}
+
+    before = await left_behind()
+    await work(engine, "one", rounds=3)
+    assert await left_behind() - before == set()
+
+
+async def test_set_local_ends_with_the_transaction(engine: AsyncEngine, database: Database) -> None:
+    """The way to set a timeout: a pooler resets nothing between clients, so SET would leak."""
+    async with engine.begin() as connection:
+        await connection.execute(text("SET LOCAL statement_timeout = '12345ms'"))
+        assert await connection.scalar(text("SHOW statement_timeout")) == "12345ms"
+    async with several(database.pooler_url) as connections:
+        for other in connections:
+            assert await other.fetchval("SHOW statement_timeout") != "12345ms"

@@ -1,0 +1,91 @@
+"""TLS and unix sockets, on a PgBouncer of their own."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+import devstack
+from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pooler:
+    url: str
+    ca: Path
+    other_ca: Path
+    sockets: Path
+
+
+@pytest.fixture(scope="module")
+def pooler() -> Iterator[Pooler]:
+    """A PgBouncer that takes TLS only, with a certificate for `localhost`, and a unix socket."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)  # as root, PgBouncer runs as somebody else
+        ca = trustme.CA()
+        certificate = ca.issue_cert("localhost")
+        ca.cert_pem.write_to_path(folder / "ca.pem")
+        trustme.CA().cert_pem.write_to_path(folder / "other-ca.pem")
+        certificate.private_key_pem.write_to_path(folder / "server.key")
+        certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
+        options = {
+            "client_tls_sslmode": "require",
+            "client_tls_key_file": folder / "server.key",
+            "client_tls_cert_file": folder / "server.pem",
+            "unix_socket_dir": folder,
+        }
+        arguments = [a for name, value in options.items() for a in ("--set", f"{name}={value}")]
+        with devstack.running("--fast", *arguments) as stack:
+            yield Pooler(stack.pooler_url, folder / "ca.pem", folder / "other-ca.pem", folder)
+
+
+def _url(pooler: Pooler, host: str, sslmode: str | None = None) -> str:
+    query = {"sslmode": sslmode} if sslmode else {}
+    return make_url(pooler.url).set(host=host, query=query).render_as_string(hide_password=False)
+
+
+async def _connect(url: str, ca: Path | None = None) -> None:
+    settings = Settings.model_validate({"database_url": url, "database_ssl_root_cert": ca})
+    engine = create_engine(settings)
+    try:
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+    finally:
+        await engine.dispose()
+
+
+async def test_the_right_ca_and_host_name_are_accepted(pooler: Pooler) -> None:
+    await _connect(_url(pooler, "localhost"), pooler.ca)
+
+
+@pytest.mark.parametrize("sslmode", ["allow", "prefer", "require", "verify-full"])
+async def test_another_ca_is_refused(pooler: Pooler, sslmode: str) -> None:
+    with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+        await _connect(_url(pooler, "localhost", sslmode), pooler.other_ca)
+
+
+async def test_another_host_name_is_refused_unless_verify_ca(pooler: Pooler) -> None:
+    with pytest.raises(OperationalError, match=r"127\.0\.0\.1"):
+        await _connect(_url(pooler, "127.0.0.1"), pooler.ca)
+    await _connect(_url(pooler, "127.0.0.1", "verify-ca"), pooler.ca)
+
+
+async def test_require_encrypts_and_disable_does_not(pooler: Pooler) -> None:
+    await _connect(_url(pooler, "127.0.0.1", "require"))
+    with pytest.raises(DBAPIError, match="SSL required"):
+        await _connect(_url(pooler, "127.0.0.1", "disable"))
+
+
+async def test_a_unix_socket(pooler: Pooler) -> None:
+    url = make_url(pooler.url)
+    await _connect(
+        f"postgresql://{url.username}:{url.password}@/{url.database}"
+        f"?host={pooler.sockets}&port={url.port}"
+    )

@@ -1,0 +1,90 @@
+"""What several tests need."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import uvicorn
+from asgi_lifespan import LifespanManager
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.database.url import parse_url
+from {{ cookiecutter.package_name }}.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+
+@asynccontextmanager
+async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connection]:
+    """A connection without SQLAlchemy, for looking at what the service did."""
+    target = parse_url("a test's URL", url)
+    connection = await asyncpg.connect(
+        host=target.url.host,
+        port=target.url.port,
+        user=target.url.username,
+        password=target.url.password,
+        database=target.url.database,
+        **{"statement_cache_size": 0, **target.connect_args, **arguments},
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def make_engine(settings: Settings, database: "Database") -> AsyncIterator[AsyncEngine]:
+    """The service's engine, with `scratch` and the service's tables where the database has them."""
+    engine = create_engine(settings)
+    schemas: dict[str | None, str] = {"scratch": database.scratch}
+    if database.schema:
+        schemas[None] = database.schema
+    try:
+        yield engine.execution_options(schema_translate_map=schemas)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Open the application, as a server would, and talk to it."""
+    async with LifespanManager(app) as manager:
+        transport = ASGITransport(manager.app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://service") as client:
+            yield client
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Serve the application with uvicorn, on a port of its own, and talk to it over a socket."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    task = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def server_connections(direct: asyncpg.Connection, condition: str, *values: Any) -> int:
+    """How many connections PostgreSQL has that meet `condition`."""
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE {condition}"
+    count: int = await direct.fetchval(query, *values)
+    return count
+
+
+async def eventually_gone(direct: asyncpg.Connection, condition: str, *values: Any) -> None:
+    """Wait until no connection meets `condition`: PostgreSQL notices a closed one a bit later."""
+    async with asyncio.timeout(5):
+        while await server_connections(direct, condition, *values):
+            await asyncio.sleep(0.02)

@@ -1,0 +1,155 @@
+"""Connection strings as people paste them."""
+
+import re
+import ssl
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import URL
+
+from {{ cookiecutter.package_name }}.database.url import parse_url
+from {{ cookiecutter.package_name }}.settings import ConfigurationError
+
+SECRET = "marked-secret"
+HOST = "aws-0-eu-west-1.pooler.supabase.com"
+
+
+def _parts(url: URL) -> tuple[object, ...]:
+    return url.username, url.password, url.host, url.port, url.database
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (f"postgresql://postgres.abc:pw@{HOST}:6543/postgres", ("postgres.abc", "pw", HOST, 6543)),
+        (f"postgresql://postgres.abc:pw@{HOST}:5432/postgres", ("postgres.abc", "pw", HOST, 5432)),
+        (
+            "postgres://postgres:pw@db.abc.supabase.co:5432/postgres",
+            ("postgres", "pw", "db.abc.supabase.co", 5432),
+        ),
+        ("postgresql+asyncpg://u:pw@h/postgres", ("u", "pw", "h", 5432)),
+        ("  postgresql://u:pw@h/postgres\n", ("u", "pw", "h", 5432)),
+        ("postgresql://u@h/postgres", ("u", None, "h", 5432)),
+        ("postgresql://h/postgres", (None, None, "h", 5432)),
+        ("postgresql://u:pw@[::1]:6543/postgres", ("u", "pw", "::1", 6543)),
+        ("postgresql://u:pw@/postgres?host=/run/postgresql", ("u", "pw", "/run/postgresql", 5432)),
+        ("postgresql://u:pw@%2Frun%2Fpg:6543/postgres", ("u", "pw", "/run/pg", 6543)),
+        ("postgresql://?user=u&password=pw&host=h&port=6&dbname=postgres", ("u", "pw", "h", 6)),
+    ],
+)
+def test_the_parts(text: str, parts: tuple[object, ...]) -> None:
+    parsed = parse_url("DATABASE_URL", text)
+    assert parsed.url.drivername == "postgresql+asyncpg"
+    assert _parts(parsed.url) == (*parts, "postgres")
+    assert (parsed.connect_args, parsed.ignored) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["p@ss", "p/w", "p#w", "p?w", "p%w", "p:w", "p w", "100%", "@", "//", "a@b/c:d#e f", "p?a=b"],
+)
+def test_a_password_pasted_as_it_is(password: str) -> None:
+    parsed = parse_url("DATABASE_URL", f"postgresql://u:{password}@h:6543/d?sslmode=require")
+    assert _parts(parsed.url) == ("u", password, "h", 6543, "d")
+    assert parsed.connect_args == {"ssl": "require"}
+
+
+anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(user=anything, password=anything, database=anything)
+def test_any_text_survives(user: str, password: str, database: str) -> None:
+    encoded = (quote(part, safe="") for part in (user, password, database))
+    text = "postgresql://{}:{}@h/{}".format(*encoded)
+    assert _parts(parse_url("DATABASE_URL", text).url) == (user, password, "h", 5432, database)
+
+
+@given(user=anything, password=anything, database=anything)
+def test_any_text_survives_what_sqlalchemy_writes(user: str, password: str, database: str) -> None:
+    url = URL.create("postgresql+asyncpg", user, password, "h", 5432, database.replace("@", ""))
+    text = url.render_as_string(hide_password=False)
+    assert parse_url("DATABASE_URL", text).url.password == password
+
+
+@given(text=st.text())
+def test_any_other_text_is_refused_in_one_way(text: str) -> None:
+    for candidate in (text, f"postgresql://{text}", f"postgresql://u:{SECRET}@{text}"):
+        try:
+            parse_url("DATABASE_URL", candidate)
+        except ConfigurationError as error:
+            assert str(error).startswith("DATABASE_URL can't be used: ")
+            assert SECRET not in str(error)
+
+
+def test_parameters_are_translated_or_dropped() -> None:
+    query = "application_name=orders&connect_timeout=3&sslmode=require"
+    noise = "pgbouncer=true&connection_limit=1&supa=base-pooler.x&pool_timeout=9"
+    parsed = parse_url("DATABASE_URL", f"postgresql://u:p@h/d?{query}&{noise}")
+    assert parsed.connect_args == {
+        "server_settings": {"application_name": "orders"},
+        "timeout": 3,
+        "ssl": "require",
+    }
+    assert parsed.ignored == ("pgbouncer", "connection_limit", "supa", "pool_timeout")
+    assert parsed.url.query == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is not a URL"),
+        (f"u:{SECRET}@h/d", "it is not a URL"),
+        (f"mysql://u:{SECRET}@h/d", "its scheme mysql:// is not one of postgresql, "),
+        (f"postgresql+psycopg://u:{SECRET}@h/d", "its scheme postgresql+psycopg:// is not one of"),
+        ("postgresql://u:[YOUR-PASSWORD]@h/d", "[YOUR-PASSWORD] is still in it"),
+        ("postgresql://u:%5Byour-password%5D@h/d", "[YOUR-PASSWORD] is still in it"),
+        (f"postgresql://u:{SECRET}@/d", "it names no host"),
+        ("postgresql://", "it names no host"),
+        (f"postgresql://u:{SECRET}@a:1,b:2/d", "it names several hosts"),
+        (f"postgresql://postgres:{SECRET}@{HOST}:6543/d", "Write postgres.PROJECTREF"),
+        (f"postgresql://u:{SECRET}@h:port/d", "its port is not a number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h:0/d", "its port is not a number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h:65536/d", "its port is not a number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h/d?options=-c%20jit=off", "its parameter 'options' is not"),
+        (f"postgresql://u:{SECRET}@h/d?statement_cache_size=9", "'statement_cache_size' is not"),
+        (f"postgresql://u:{SECRET}@h/d?sslmode=on", "sslmode is not one of disable, "),
+        (f"postgresql://u:{SECRET}@h/d?sslmode=verify-full", "set DATABASE_SSL_ROOT_CERT"),
+        (f"postgresql://u:{SECRET}@h/d?sslmode=verify-ca", "set DATABASE_SSL_ROOT_CERT"),
+        (f"postgresql://u:{SECRET}@h/d?sslrootcert=/nowhere/ca.pem", "/nowhere/ca.pem can't be"),
+        (f"postgresql://u:{SECRET}@h/d?connect_timeout=soon", "connect_timeout is not a whole"),
+        (f"postgresql://u:{SECRET}@h/d?connect_timeout=0", "connect_timeout is not a whole"),
+        (f"postgresql://u:%00{SECRET}@h/d", "it has a NUL byte in it"),
+        (f"postgresql://u:%FF{SECRET}@h/d", "its percent-encoding is not UTF-8"),
+        (f"postgresql://u:{SECRET}@x@h/d?application_name=a@b", "Percent-encode the password"),
+    ],
+)
+def test_refusals_name_the_variable_and_the_fix(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as refusal:
+        parse_url("DATABASE_MIGRATION_URL", text)
+    assert str(refusal.value).startswith("DATABASE_MIGRATION_URL can't be used: ")
+    assert SECRET not in str(refusal.value)
+
+
+def test_a_ca_file_verifies_the_server(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    for mode, hostname in [("", True), ("&sslmode=require", True), ("&sslmode=verify-ca", False)]:
+        for text, variable in [(f"sslrootcert={ca}", None), ("", ca)]:
+            url = f"postgresql://u:p@h/d?{text}{mode}"
+            context = parse_url("DATABASE_URL", url, ssl_root_cert=variable).connect_args["ssl"]
+            assert isinstance(context, ssl.SSLContext)
+            assert context.verify_mode is ssl.CERT_REQUIRED
+            assert context.check_hostname is hostname
+
+
+def test_a_ca_file_that_is_none_or_goes_unused_is_refused(tmp_path: Path) -> None:
+    not_a_ca = tmp_path / "ca.pem"
+    not_a_ca.write_text("not a certificate")
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        parse_url("DATABASE_URL", "postgresql://h/d", ssl_root_cert=not_a_ca)
+    with pytest.raises(ConfigurationError, match="sslmode=disable contradicts"):
+        parse_url("DATABASE_URL", "postgresql://h/d?sslmode=disable", ssl_root_cert=not_a_ca)
