@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -70,7 +71,7 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def dev(project: Project, log: Path) -> Iterator[Dev]:
+def dev(project: Project, log: Path, *, keep: bool = False) -> Iterator[Dev]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,6 +95,10 @@ def dev(project: Project, log: Path) -> Iterator[Dev]:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
+        # Root's PostgreSQL can't keep its data below a folder of root's, and says where it does.
+        elsewhere = re.search(r"data is in (/var/tmp/devstack-\S+)", log.read_text())
+        if elsewhere and not keep:
+            shutil.rmtree(elsewhere[1], ignore_errors=True)
 
 
 def _answers(running: Dev) -> bool:
@@ -136,7 +141,7 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
     project: Project, tmp_path: Path
 ) -> None:
     log = tmp_path / "dev.log"
-    with dev(project, log) as running:
+    with dev(project, log, keep=True) as running:
         assert running.request("/readyz") == (200, {"status": "ok"})
         assert running.request("/items", {"name": "kept"})[0] == 201
         assert stored_names(project, url_of(log, "PostgreSQL")) == ["kept"]
@@ -188,7 +193,7 @@ def test_a_second_dev_in_the_same_folder_says_so(project: Project, tmp_path: Pat
             timeout=60,
         )
     assert second.returncode == 1
-    assert "already" in second.stderr
+    assert "is in use by a running devstack, pid" in second.stderr
     assert "Traceback" not in second.stderr
 
 
@@ -205,7 +210,7 @@ def test_a_port_that_is_taken_is_one_message(project: Project, tmp_path: Path) -
             check=False,
             timeout=60,
         )
-    assert second.returncode == 1
+    assert second.returncode != 0
     assert "address already in use" in (second.stdout + second.stderr).lower()
     assert "Traceback" not in second.stderr
 

@@ -48,7 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", type=Path, help="keep the cluster in DIR")
     parser.add_argument("--fast", action="store_true", help="no fsync: for tests")
     parser.add_argument(
-        "--pooler-for", metavar="URL", help="only PgBouncer, for a PostgreSQL that already runs"
+        "--pooler-for",
+        metavar="VARIABLE",
+        help="only PgBouncer, for the PostgreSQL whose URL this environment variable holds",
     )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="for pgbouncer.ini"
@@ -61,13 +63,15 @@ def arguments() -> argparse.Namespace:
         if options.data or options.fast:
             parser.error("--pooler-for goes with --set only")
         try:
-            url = urlsplit(options.pooler_for)
+            url = urlsplit(os.environ.get(options.pooler_for, ""))
             complete = url.scheme in ("postgresql", "postgres") and url.port != 0
             complete = complete and all((url.hostname, url.username, url.password))
         except ValueError:
             complete = False
         if not complete:
-            parser.error("--pooler-for: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+            parser.error(
+                f"{options.pooler_for} has to be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            )
     return options
 
 
@@ -75,7 +79,8 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
     """Start what is asked for, print one line, and stay. Left by an exception only."""
     given = dict(setting.split("=", 1) for setting in options.set)
     folder = stack.enter_context(temporary_folder())
-    database_url = options.pooler_for
+    # In the environment and not an argument: everybody on the machine can read arguments.
+    database_url = os.environ[options.pooler_for] if options.pooler_for else None
     servers = {}
     stack_information: dict[str, str | int | None] = {
         "postgres_pid": None,

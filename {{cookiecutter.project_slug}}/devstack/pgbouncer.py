@@ -193,7 +193,7 @@ def configuration(
 @contextmanager
 def server(
     binaries: Binaries, home: Path, database_url: str, given: Mapping[str, str]
-) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """PgBouncer on a free port of 127.0.0.1 in front of a database: its process and port."""
     log, ini, users = home / "pgbouncer.log", home / "pgbouncer.ini", home / "userlist.txt"
     database, user, settings = configuration(binaries, database_url, users, given)
@@ -221,7 +221,7 @@ def server(
     raise DevstackError(f"PgBouncer did not start; the end of its log:\n{tail(log)}")
 
 
-def ready(process: "subprocess.Popen[bytes]", log: Path, port: int) -> bool:
+def ready(process: subprocess.Popen[bytes], log: Path, port: int) -> bool:
     """Wait for PgBouncer's own word that it listens on our port.
 
     Whatever answers on the port may be another server that took it first.

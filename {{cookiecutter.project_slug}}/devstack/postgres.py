@@ -224,7 +224,7 @@ def prepare(binaries: Binaries, home: Path, *, sync: bool) -> str:
 @contextmanager
 def server(
     binaries: Binaries, home: Path, log: Path, *, fast: bool
-) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """PostgreSQL on a free port of 127.0.0.1: its process and port."""
     settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"]
     if fast:
@@ -261,7 +261,7 @@ def may_pass(log: str) -> bool:
     return "Address already in use" in log or "postmaster.pid" in log
 
 
-def ready(process: "subprocess.Popen[bytes]", binaries: Binaries, cluster: Path, port: int) -> bool:
+def ready(process: subprocess.Popen[bytes], binaries: Binaries, cluster: Path, port: int) -> bool:
     """Wait until our own server says so in its own file: whatever answers on the port may be
     another one that took it first. In a container its pid is 1, not the one we know."""
     started = int(time.time())

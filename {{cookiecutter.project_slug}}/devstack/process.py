@@ -73,7 +73,7 @@ def spawn(
     on_death: int,
     drop: bool = True,
     cwd: Path | str = "/",
-) -> "subprocess.Popen[bytes]":
+) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C reaches only us.
 
     `on_death`: the signal Linux sends it if this process is killed. `drop`: as nobody if we are
@@ -132,7 +132,7 @@ def run(
         return process.returncode, output.read().decode(errors="replace")
 
 
-def end(process: "subprocess.Popen[bytes]", *steps: tuple[signal.Signals, float]) -> None:
+def end(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) -> None:
     """Send each signal in turn until the process has gone, waiting the seconds given with it."""
     for number, seconds in (*steps, (signal.SIGKILL, 5.0)):
         if process.poll() is None:
@@ -143,7 +143,7 @@ def end(process: "subprocess.Popen[bytes]", *steps: tuple[signal.Signals, float]
                 remove_container(process)
 
 
-def remove_container(process: "subprocess.Popen[bytes]") -> None:
+def remove_container(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL ends `docker run`, not what runs in the container."""
     arguments = process.args
     if isinstance(arguments, list) and arguments[:2] == ["docker", "run"]:

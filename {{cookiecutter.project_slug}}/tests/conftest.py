@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,18 +23,17 @@ from httpx import AsyncClient
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-import devstack
 from {{ cookiecutter.package_name }}.database.session import session_maker
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import get_sessions
-from tests.support import connect, make_engine, running
 
-ROOT = Path(__file__).parents[1]
+import devstack
+from tests.support import ROOT, Database, connect, make_engine, running
 
 # The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
 # that reuses the last one hides a broken configuration from a lone client.
-STRICT_POOLER = ("--fast", "--set", "server_round_robin=1", "--set", "default_pool_size=3")
+STRICT_POOLER = ("--set", "server_round_robin=1", "--set", "default_pool_size=3")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def _find_servers(config: pytest.Config) -> Servers:
         pytest.exit("TEST_POOLER_URL needs TEST_DATABASE_URL, the same database without it", 1)
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    before = ("--pooler-for", database_url) if database_url else ()
+    before = ("--pooler-for", "TEST_DATABASE_URL") if database_url else ("--fast",)
     try:
         servers = stack.enter_context(devstack.running(*STRICT_POOLER, *before))
     except devstack.DevstackError as error:
@@ -82,20 +80,11 @@ def _find_servers(config: pytest.Config) -> Servers:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Start the servers once, in xdist's controller, and tell each worker where they are."""
-    node.workerinput["servers"] = asdict(_servers(node.config))
-
-
-@dataclass(frozen=True)
-class Database:
-    """What one worker's tests have to themselves."""
-
-    url: str
-    """Directly on PostgreSQL."""
-    pooler_url: str
-    schema: str | None
-    """Where the service's tables are. None: in `public`, of a database of our own."""
-    scratch: str
-    """A schema for the tables that tests make up."""
+    servers = _servers(node.config)
+    if not servers.ours:
+        # Two that hold backends, until the pooler gives them the one they need, may wait for ever.
+        pytest.exit("TEST_DATABASE_URL is one database for all tests: run them without -n", 1)
+    node.workerinput["servers"] = asdict(servers)
 
 
 @pytest.fixture(scope="session")

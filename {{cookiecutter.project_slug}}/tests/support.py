@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import uvicorn
@@ -16,8 +18,20 @@ from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 
-if TYPE_CHECKING:
-    from tests.conftest import Database
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Database:
+    """What one worker's tests have to themselves."""
+
+    url: str
+    """Directly on PostgreSQL."""
+    pooler_url: str
+    schema: str | None
+    """Where the service's tables are. None: in `public`, of a database of our own."""
+    scratch: str
+    """A schema for the tables that tests make up."""
 
 
 @asynccontextmanager
@@ -39,7 +53,7 @@ async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connectio
 
 
 @asynccontextmanager
-async def make_engine(settings: Settings, database: "Database") -> AsyncIterator[AsyncEngine]:
+async def make_engine(settings: Settings, database: Database) -> AsyncIterator[AsyncEngine]:
     """The service's engine, with `scratch` and the service's tables where the database has them."""
     engine = create_engine(settings)
     schemas: dict[str | None, str] = {"scratch": database.scratch}

@@ -1,10 +1,12 @@
 """Commands."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,12 @@ import uvicorn
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 
 from {{ cookiecutter.package_name }}.database.engine import database_url
 from {{ cookiecutter.package_name }}.logs import configure_logging
+from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import ConfigurationError, load_settings
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
@@ -94,7 +98,7 @@ def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
         migrate()
         print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}", flush=True)
         uvicorn.run(
-            APP,
+            "{{ cookiecutter.package_name }}.cli:reloaded_app",
             factory=True,
             host=host,
             port=port,
@@ -102,6 +106,20 @@ def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
             reload_dirs=[str(_project() / "src")],
             log_config=None,
         )
+
+
+def reloaded_app() -> FastAPI:
+    """The application in the process that uvicorn's reloader starts, and would leave behind, still
+    holding the port, when `dev` is killed."""
+    dev = multiprocessing.parent_process()
+    assert dev is not None
+
+    def end_with_it() -> None:
+        dev.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+    return create_app()
 
 
 @contextmanager

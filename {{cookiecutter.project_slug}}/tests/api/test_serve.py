@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from httpx import AsyncClient, ConnectError
 
-from tests.conftest import Database
+from tests.support import Database
 
 COMMAND = [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve"]
 

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
-from tests.conftest import Database
-from tests.support import connect, eventually_gone, running, server_connections, serving
+
+from tests.support import Database, connect, eventually_gone, running, server_connections, serving
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+
 from tests.support import running
 
 

@@ -14,8 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from tests.conftest import ROOT, Database
-from tests.support import connect
+from tests.support import ROOT, Database, connect
 
 CONFIG = Config(toml_file=ROOT / "pyproject.toml")
 

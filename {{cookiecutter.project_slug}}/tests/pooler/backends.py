@@ -29,8 +29,9 @@ async def occupied(pooler_url: str, pid: int) -> AsyncIterator[None]:
         else:
             raise AssertionError(f"none of {MOST} transactions came to sit on backend {pid}")
         for other in others:
-            await other.close()
+            await _leave(other)
         yield
+        await _leave(connection)
 
 
 @asynccontextmanager
@@ -43,3 +44,11 @@ async def several(pooler_url: str, count: int = 3) -> AsyncIterator[list[asyncpg
         pids = {await connection.fetchval("SELECT pg_backend_pid()") for connection in connections}
         assert len(pids) == count
         yield connections
+        for connection in connections:
+            await _leave(connection)
+
+
+async def _leave(connection: asyncpg.Connection) -> None:
+    """End the transaction first: a pooler closes the backend of a client that leaves in one."""
+    await connection.execute("ROLLBACK")
+    await connection.close()

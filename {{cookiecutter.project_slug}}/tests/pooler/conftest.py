@@ -2,9 +2,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.conftest import Database
 from tests.pooler.backends import several
-from tests.support import connect
+from tests.support import Database, connect
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from {{ cookiecutter.package_name }}.database.url import parse_url
-from tests.conftest import Database
+
 from tests.pooler.backends import occupied, several
-from tests.support import connect
+from tests.support import Database, connect
 
 
 async def _tracks_named_statements(pooler_url: str) -> bool:

@@ -5,8 +5,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from {{ cookiecutter.package_name }}.settings import Settings
-from tests.conftest import Database
-from tests.support import connect, make_engine
+
+from tests.support import Database, connect, make_engine
 
 
 @pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from {{ cookiecutter.package_name }}.settings import load_settings
-from tests.conftest import Database
-from tests.support import connect, eventually_gone, make_engine
+
+from tests.support import Database, connect, eventually_gone, make_engine
 
 Configured = Callable[..., AbstractAsyncContextManager[AsyncEngine]]
 

@@ -10,10 +10,10 @@ from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.settings import Settings
-from tests.conftest import ROOT, Database
+
 from tests.pooler.backends import occupied, several
 from tests.pooler.workload import Thing, work
-from tests.support import make_engine
+from tests.support import ROOT, Database, make_engine
 
 BACKEND = select(func.pg_backend_pid(), func.count(Thing.id)).where(Thing.amount > 0)
 

@@ -10,9 +10,10 @@ import trustme
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-import devstack
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.settings import Settings
+
+import devstack
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from {{ cookiecutter.package_name }}.settings import ConfigurationError, Settings, load_settings
-from tests.conftest import ROOT
+from {{ cookiecutter.package_name }}.settings import (
+    ConfigurationError,
+    Settings,
+    load_settings,
+)
+
+from tests.support import ROOT
 
 # In the tests' own environment only: see tests/conftest.py.
 TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL"}

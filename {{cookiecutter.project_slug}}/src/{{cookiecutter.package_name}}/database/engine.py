@@ -32,8 +32,8 @@ from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Supavisor closes a client at its 101st named statement. SQLAlchemy's cache grows to one and a half
-# times its size before it is trimmed (50 -> 75); asyncpg's own, used for executemany and for looking
-# up types, comes on top (75 + 20 = 95).
+# times its size before it is trimmed (75); asyncpg's own, for executemany and for looking up types,
+# comes on top (20), and a statement is made before an old one is closed: 97 at most were counted.
 _SQLALCHEMY_CACHE = 50
 _ASYNCPG_CACHE = 20
 
