@@ -88,12 +88,12 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
 
 
 def test_the_generated_suite_passes(service: Project) -> None:
-    assert re.search(r"\d+ passed in ", service.check("pytest", "-q"))
+    assert re.search(r"\d+ passed", service.check("pytest", "-q"))
 
 
 def test_the_generated_suite_passes_without_the_example(tmp_path: Path) -> None:
     project = bake(tmp_path, example_resource="no", pooler="pgbouncer", license="MIT", **LONG)
-    assert re.search(r"\d+ passed in ", project.check("pytest", "-q", "-n", "2"))
+    assert re.search(r"\d+ passed", project.check("pytest", "-q", "-n", "2"))
     project.check("mypy")
 
 
@@ -113,7 +113,7 @@ def test_the_suite_leaves_servers_that_run_already_as_they_were(
         if pooler_too:
             urls["TEST_POOLER_URL"] = stack["pooler_url"]
         told = service.check("pytest", "-q", "--deselect=tests/unit", **urls)
-        assert re.search(r"\d+ passed in ", told)
+        assert re.search(r"\d+ passed", told)
         assert query(service, stack["database_url"], snapshot) == before
 
 
