@@ -89,11 +89,9 @@ ROWS = [
         STATEMENTS + "test_a_query_repeated_on_one_connection",
     ),
     Row(
-        "a ping through a named statement",
+        "a ping that works through a pooler",
         ENGINE,
-        {
-            'driver_connection.execute("SELECT 1", timeout': 'driver_connection.fetch("SELECT x", timeout'
-        },
+        {'driver_connection.execute("SELECT 1"': 'driver_connection.execute("SELECT x"'},
         STATEMENTS + "test_a_ping_before_every_checkout",
     ),
     Row(
@@ -141,6 +139,30 @@ ROWS = [
         DEPENDENCIES,
         {"        yield session\n": "        await session.connection()\n        yield session\n"},
         SESSION + "test_a_route_without_a_query_takes_no_connection",
+    ),
+    Row(
+        "a backend given back after a refused argument",
+        ENGINE,
+        {"    _synchronise_after_errors(engine)\n": ""},
+        "tests/pooler/test_reading.py::test_a_refused_argument_leaves_no_backend_pinned",
+    ),
+    Row(
+        "no write in a session for reading",
+        "src/{package}/database/session.py",
+        {"        sync_session_class=_ReadSession,\n": ""},
+        "tests/pooler/test_reading.py::test_a_write_is_refused",
+    ),
+    Row(
+        "reading without a transaction: 2 trips",
+        "src/{package}/database/session.py",
+        {'engine.execution_options(isolation_level="AUTOCOMMIT")': "engine"},
+        "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must",
+    ),
+    Row(
+        "a ping only for what was idle",
+        ENGINE,
+        {"hide_parameters=True, **pool": "hide_parameters=True, pool_pre_ping=True, **pool"},
+        "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must",
     ),
     Row(
         "an engine that is disposed of",
@@ -208,7 +230,7 @@ ROWS = [
         "DATABASE_PING_AFTER_IDLE",
         ENGINE,
         {"settings.database_ping_after_idle": "30"},
-        SETTINGS + "test_ping_after_idle",
+        SETTINGS + "test_an_idle_connection_is_pinged_and_replaced",
     ),
     Row(
         "DATABASE_CONNECT_TIMEOUT",
@@ -221,6 +243,40 @@ ROWS = [
         ENGINE,
         {"settings.database_command_timeout": "15"},
         SETTINGS + "test_command_timeout",
+    ),
+    Row(
+        "a connection that is thrown away after a timeout",
+        FAILURES,
+        {
+            "context.is_disconnect = True": "context.is_disconnect = not isinstance(error, TimeoutError)"
+        },
+        SETTINGS + "test_a_transaction_whose_begin_timed_out_swallows_no_later_one",
+    ),
+    Row(
+        "a connection that the server has closed",
+        ENGINE,
+        {"if connection.driver_connection.is_closed():": "if False:"},
+        SETTINGS + "test_a_connection_that_the_server_closed_is_replaced_without_a_ping",
+    ),
+    Row(
+        "migrations without a time limit",
+        ENGINE,
+        {
+            "None if migrations else settings.database_command_timeout": "settings.database_command_timeout"
+        },
+        "tests/migrations/test_migrations.py::test_a_migration_may_take_its_time",
+    ),
+    Row(
+        "no value of a request in the log",
+        PROBLEMS,
+        {"error=type(cause).__name__": "error=str(error)"},
+        WEB + "test_a_value_that_the_database_refuses_is_not_logged",
+    ),
+    Row(
+        "no password in a validation error",
+        "src/{package}/settings.py",
+        {"hide_input_in_errors=True": "hide_input_in_errors=False"},
+        "tests/unit/test_settings.py::test_the_password_is_not_in_pydantics_own_error_either",
     ),
     Row(
         "DATABASE_PREPARED_STATEMENTS",

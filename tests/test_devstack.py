@@ -193,7 +193,7 @@ def test_a_second_dev_in_the_same_folder_says_so(project: Project, tmp_path: Pat
             timeout=60,
         )
     assert second.returncode == 1
-    assert "is in use by a running devstack, pid" in second.stderr
+    assert "is in use by a devstack that is running" in second.stderr
     assert "Traceback" not in second.stderr
 
 

@@ -121,7 +121,7 @@ def test_the_suite_leaves_servers_that_run_already_as_they_were(
 def devstack(service: Project) -> Iterator[dict[str, str]]:
     """A PostgreSQL and a PgBouncer that somebody else runs."""
     process = subprocess.Popen(
-        [service.python, "-m", "devstack", "--fast"],
+        [service.python, "-m", "devstack"],
         cwd=service.path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

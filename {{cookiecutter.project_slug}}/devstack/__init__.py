@@ -1,6 +1,6 @@
 """A real PostgreSQL behind a real PgBouncer on loopback, for `dev` and for tests.
 
-    with devstack.running("--fast") as stack:
+    with devstack.running() as stack:
         ... stack.database_url, stack.pooler_url ...
 
 The servers belong to a supervisor process, `python -m devstack`, which ends them when its stdin
@@ -23,18 +23,14 @@ __all__ = ["DevstackError", "Stack", "running"]
 
 @dataclass(frozen=True)
 class Stack:
-    """What runs. With `--pooler-for`, `data` and what begins with `postgres_` are None."""
+    """What runs. With `--pooler-for`, `postgres_pid` is None."""
 
     database_url: str
     """PostgreSQL itself, as its superuser."""
     pooler_url: str
     """The same database through PgBouncer in transaction mode."""
     postgres_pid: int | None
-    postgres_version: str | None
     pooler_pid: int
-    pooler_version: str
-    data: str | None
-    """The folder of the cluster; as root it may differ from the one given with `--data`."""
 
 
 @contextmanager

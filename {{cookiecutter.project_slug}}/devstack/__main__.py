@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,10 +26,6 @@ def main() -> int:
     options = arguments()
     watch()
     os.umask(0o022)  # the servers' user must get into folders we make; secrets set their own mode
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # 4096: a shell's usual 1024 is too few for PgBouncer's 1,000 clients and its servers.
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
         with ExitStack() as stack:
             supervise(options, stack)
@@ -45,8 +40,9 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m devstack", description=__doc__)
-    parser.add_argument("--data", metavar="DIR", type=Path, help="keep the cluster in DIR")
-    parser.add_argument("--fast", action="store_true", help="no fsync: for tests")
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, help="keep the cluster in DIR: slower, and safe"
+    )
     parser.add_argument(
         "--pooler-for",
         metavar="VARIABLE",
@@ -60,7 +56,7 @@ def arguments() -> argparse.Namespace:
         if not re.fullmatch(r"\w+=[^\r\n]*", setting):
             parser.error(f"--set {setting!r}: expected KEY=VALUE")
     if options.pooler_for is not None:
-        if options.data or options.fast:
+        if options.data:
             parser.error("--pooler-for goes with --set only")
         try:
             url = urlsplit(os.environ.get(options.pooler_for, ""))
@@ -82,11 +78,7 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
     # In the environment and not an argument: everybody on the machine can read arguments.
     database_url = os.environ[options.pooler_for] if options.pooler_for else None
     servers = {}
-    stack_information: dict[str, str | int | None] = {
-        "postgres_pid": None,
-        "postgres_version": None,
-        "data": None,
-    }
+    postgres_pid = None
 
     if database_url is None:
         binaries = postgres.find()
@@ -95,16 +87,13 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
         if options.data:
             home = postgres.data_folder(options.data)
             stack.enter_context(postgres.locked(home))
-        password = postgres.prepare(binaries, home, sync=bool(options.data) and not options.fast)
+        kept = options.data is not None
+        password = postgres.prepare(binaries, home, kept=kept)
         log = folder / "postgres.log"
-        process, port = stack.enter_context(postgres.server(binaries, home, log, fast=options.fast))
+        process, port = stack.enter_context(postgres.server(binaries, home, log, kept=kept))
         servers["PostgreSQL"] = process, log
         database_url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-        stack_information |= {
-            "postgres_pid": process.pid,
-            "postgres_version": binaries.version,
-            "data": str(home),
-        }
+        postgres_pid = process.pid
     else:
         pooler = pgbouncer.find()
 
@@ -112,13 +101,14 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
     servers["PgBouncer"] = process, folder / "pgbouncer.log"
     url = urlsplit(database_url)
     login = url.netloc.rpartition("@")[0]
-    stack_information |= {
+    started = {
         "database_url": database_url,
-        "pooler_url": urlunsplit(url._replace(netloc=f"{login}@127.0.0.1:{port}")),
+        # Without its query: what it may say of TLS is meant for the other server.
+        "pooler_url": urlunsplit(url._replace(netloc=f"{login}@127.0.0.1:{port}", query="")),
+        "postgres_pid": postgres_pid,
         "pooler_pid": process.pid,
-        "pooler_version": pooler.version,
     }
-    print(json.dumps(stack_information), flush=True)
+    print(json.dumps(started), flush=True)
 
     while True:
         pause(0.2)

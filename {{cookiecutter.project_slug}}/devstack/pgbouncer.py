@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -169,8 +168,6 @@ def configuration(
     database = f"* = host={url.hostname} port={url.port or 5432}"
     # The password in clear: PgBouncer logs in to the server with it.
     quoted = [f'"{word.replace(chr(34), chr(34) * 2)}"' for word in (user, password)]
-    # Clients, servers and PgBouncer's own files need descriptors: 200 are left for the others.
-    clients = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200)
     settings = {
         "listen_addr": "127.0.0.1",
         "unix_socket_dir": "",
@@ -179,7 +176,7 @@ def configuration(
         "admin_users": user,
         "pool_mode": "transaction",
         "default_pool_size": "20",
-        "max_client_conn": str(clients),
+        "max_client_conn": "500",  # of the 1024 files that a shell usually allows
         "log_connections": "0",
         "log_disconnections": "0",
     }

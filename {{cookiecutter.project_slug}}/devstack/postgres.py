@@ -154,17 +154,15 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep a second devstack off this data."""
     with lock(folder / LOCK) as ours:
         if not ours:
-            pid = (folder / LOCK).read_text().strip()
             raise DevstackError(
-                f"{folder} is in use by a running devstack, pid {pid}: end that one (`kill {pid}`)"
-                " or use another --data."
+                f"{folder} is in use by a devstack that is running: end that one first."
             )
         for stale in folder.glob("new-*"):  # of an initdb that was killed
             remove(stale)
         yield
 
 
-def prepare(binaries: Binaries, home: Path, *, sync: bool) -> str:
+def prepare(binaries: Binaries, home: Path, *, kept: bool) -> str:
     """Make home/cluster unless it is there; returns its superuser's password.
 
     Made under another name and renamed when complete, with the password in it, so a run that is
@@ -186,7 +184,7 @@ def prepare(binaries: Binaries, home: Path, *, sync: bool) -> str:
                     "--auth=scram-sha-256",
                     "--locale=C",
                     "--encoding=UTF8",
-                    *([] if sync else ["--no-sync"]),
+                    *([] if kept else ["--no-sync"]),
                 ),
                 timeout=120,
             )
@@ -223,11 +221,11 @@ def prepare(binaries: Binaries, home: Path, *, sync: bool) -> str:
 
 @contextmanager
 def server(
-    binaries: Binaries, home: Path, log: Path, *, fast: bool
+    binaries: Binaries, home: Path, log: Path, *, kept: bool
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """PostgreSQL on a free port of 127.0.0.1: its process and port."""
     settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"]
-    if fast:
+    if not kept:
         settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
     options = [word for setting in settings for word in ("-c", setting)]
     cluster = home / "cluster"

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -200,15 +201,20 @@ def private_file(path: Path, text: str) -> Path:
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold a lock, which ends with the block or with this process; False if another has it."""
-    with path.open("a") as file:
+    """Hold a lock, which ends with the block or with this process; False if another has it.
+
+    A symbolic link, or a file that is not ours, may be somebody's trap in a folder like /tmp: OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o600)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(f"{path} is not a file of ours")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
-        file.truncate(0)
-        print(os.getpid(), file=file, flush=True)
         yield True
 
 
@@ -226,14 +232,17 @@ def temporary_folder() -> Iterator[Path]:
     """A folder for one run. Also removes those of runs that were killed."""
     places = [Path(tempfile.gettempdir()).resolve(), Path("/var/tmp"), Path("/tmp")]
     parent = next((place for place in places if reachable(place)), places[0])
-    for stale in parent.glob(f"{TEMPORARY}*/{LOCK}"):
-        # 60 s: between making its file and locking it a run needs far less than one.
-        with suppress(OSError):  # someone else's
-            if stale.stat().st_mtime < time.time() - 60:
-                with lock(stale) as ours:
-                    if ours:
-                        remove(stale.parent)
-    folder = give(Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent)))
+    for stale in parent.glob(f"{TEMPORARY}*"):
+        # 60 s: between making its folder and locking it a run needs far less than one.
+        with suppress(OSError):
+            found = stale.lstat()
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            if ours and found.st_mtime < time.time() - 60:
+                with lock(stale / LOCK) as unused:
+                    if unused:
+                        remove(stale)
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+    folder.chmod(0o711)  # the servers' user gets at what it is given in there, and lists nothing
     try:
         with lock(folder / LOCK):
             yield folder

@@ -3,6 +3,7 @@
 import asyncio
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
@@ -23,7 +24,8 @@ def migrate(connection: Connection) -> None:
     with context.begin_transaction():
         # Several replicas may start at once: one migrates, the others wait and find nothing to do.
         # The lock belongs to the transaction. One that belonged to the session would stay behind
-        # on the pooler's server connection, and two clients could hold it at once.
+        # on the pooler's server connection, and two clients could hold it at once. (A revision
+        # with an autocommit_block() ends the transaction: let one process migrate then.)
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": LOCK})
         if schema is not None:
             connection.execute(text("SELECT set_config('search_path', :it, true)"), {"it": schema})
@@ -40,6 +42,8 @@ async def online() -> None:
 
 
 def offline() -> None:
+    if schema is not None:
+        raise CommandError("-x schema needs a connection: it has no effect on SQL that is printed")
     context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()

@@ -23,10 +23,10 @@ from httpx import AsyncClient
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from {{ cookiecutter.package_name }}.database.session import session_maker
+from {{ cookiecutter.package_name }}.database.session import Sessions, read_session_maker, session_maker
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web.dependencies import get_sessions
+from {{ cookiecutter.package_name }}.web.dependencies import get_read_sessions, get_sessions
 
 import devstack
 from tests.support import ROOT, Database, connect, make_engine, running
@@ -67,7 +67,7 @@ def _find_servers(config: pytest.Config) -> Servers:
         pytest.exit("TEST_POOLER_URL needs TEST_DATABASE_URL, the same database without it", 1)
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    before = ("--pooler-for", "TEST_DATABASE_URL") if database_url else ("--fast",)
+    before = ("--pooler-for", "TEST_DATABASE_URL") if database_url else ()
     try:
         servers = stack.enter_context(devstack.running(*STRICT_POOLER, *before))
     except devstack.DevstackError as error:
@@ -127,7 +127,9 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 
 def _in_database(url: str, name: str) -> str:
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
+    # Our own servers offer no TLS, and to ask for it costs a round trip.
+    target = make_url(url).set(database=name, query={"sslmode": "disable"})
+    return target.render_as_string(hide_password=False)
 
 
 def _migrate(database: Database) -> None:
@@ -157,11 +159,15 @@ def app(settings: Settings, database: Database) -> FastAPI:
     if database.schema:
         tables = {None: database.schema}
 
-        def in_schema(connection: HTTPConnection) -> async_sessionmaker[Any]:
+        def write(connection: HTTPConnection) -> Sessions:
             engine: AsyncEngine = connection.state.engine
             return session_maker(engine.execution_options(schema_translate_map=tables))
 
-        app.dependency_overrides[get_sessions] = in_schema
+        def read(connection: HTTPConnection) -> Sessions:
+            engine: AsyncEngine = connection.state.engine
+            return read_session_maker(engine.execution_options(schema_translate_map=tables))
+
+        app.dependency_overrides |= {get_sessions: write, get_read_sessions: read}
     return app
 
 
@@ -174,8 +180,12 @@ async def client(app: FastAPI, engine: AsyncEngine) -> AsyncIterator[AsyncClient
     """
     async with engine.connect() as connection, running(app) as client:
         transaction = await connection.begin()
-        app.dependency_overrides[get_sessions] = lambda: async_sessionmaker(
+        sessions = async_sessionmaker(
             connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
         )
+        app.dependency_overrides |= {
+            get_sessions: lambda: sessions,
+            get_read_sessions: lambda: sessions,
+        }
         yield client
         await transaction.rollback()

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from {{ cookiecutter.package_name }}.database.engine import database_url
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.settings import ConfigurationError, load_settings
+from {{ cookiecutter.package_name }}.settings import load_settings
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
@@ -57,16 +58,19 @@ def serve(
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
     # as it was told to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        APP,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        timeout_graceful_shutdown=GRACE_PERIOD,
-        log_config=None,
-        server_header=False,
-    )
+    with TemporaryDirectory() as metrics:
+        if workers > 1:  # /metrics then adds up what every worker has written there
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        uvicorn.run(
+            APP,
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            timeout_graceful_shutdown=GRACE_PERIOD,
+            log_config=None,
+            server_header=False,
+        )
 
 
 @main.command()
@@ -88,13 +92,9 @@ def migrate(
 def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Run everything here: PostgreSQL, PgBouncer, migrations, and the service with reload."""
     with _devstack() as stack:
-        os.environ["DATABASE_URL"] = stack["pooler_url"]
-        os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"]
+        os.environ["DATABASE_URL"] = stack["pooler_url"] + "?sslmode=disable"
+        os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"] + "?sslmode=disable"
         os.environ.setdefault("LOG_FORMAT", "console")
-        if load_settings().database_ssl_root_cert is not None:
-            raise ConfigurationError(
-                "`dev` runs a PgBouncer without TLS: unset DATABASE_SSL_ROOT_CERT"
-            )
         migrate()
         print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}", flush=True)
         uvicorn.run(

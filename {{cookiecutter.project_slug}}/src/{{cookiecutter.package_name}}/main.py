@@ -7,11 +7,11 @@ from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
-from {{ cookiecutter.package_name }}.database.session import session_maker
+from {{ cookiecutter.package_name }}.database.session import read_session_maker, session_maker
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
@@ -40,7 +40,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         engine = create_engine(settings)
         try:
-            yield {"engine": engine, "sessions": session_maker(engine)}
+            yield {
+                "engine": engine,
+                "sessions": session_maker(engine),
+                "read_sessions": read_session_maker(engine),
+            }
         finally:
             await engine.dispose()
 
@@ -57,5 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(items.router)
 {%- endif %}
     # A registry of its own, so that two applications in one process do not collide.
-    Instrumentator(registry=CollectorRegistry()).instrument(app).expose(app, tags=["health"])
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    Instrumentator(registry=registry).instrument(app).expose(app, tags=["health"])
     return app

@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     comes back: under load every checkout pays for a new TLS and SCRAM handshake."""
 
     database_pool_timeout: Seconds = 5
-    """Seconds a request waits for a connection before it is answered 503."""
+    """Seconds a request waits for a connection of the pool to become free before it is answered
+    503. Opening one, where the pool is not full, has its own limit."""
 
     database_pool_recycle: PositiveInt = 1800
     """Seconds after which a connection is replaced, so that a moved pooler or a new DNS entry is
@@ -106,6 +107,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except UnicodeDecodeError:
+        raise ConfigurationError("The file .env can't be read: save it as UTF-8.") from None
     except ValidationError as error:
         problems = [
             _explain(".".join(map(str, detail["loc"])).upper(), detail["type"], detail["msg"])

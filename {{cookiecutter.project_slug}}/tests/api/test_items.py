@@ -1,7 +1,10 @@
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from httpx import AsyncClient
+
+from tests.support import running
 
 
 async def _create(client: AsyncClient, **fields: Any) -> dict[str, Any]:
@@ -29,6 +32,16 @@ async def test_change_leaves_alone_what_is_left_out(client: AsyncClient) -> None
     assert (cleared["name"], cleared["description"]) == ("b", None)
     assert (await client.patch(path, json={})).json() == cleared
     assert (await client.get(path)).json() == cleared
+
+
+async def test_a_change_moves_updated_at(app: FastAPI) -> None:
+    async with running(app) as client:  # real commits: within one transaction now() stands still
+        created = await _create(client)
+        path = f"/items/{created['id']}"
+        changed = (await client.patch(path, json={"name": "b"})).json()
+        await client.delete(path)
+    assert changed["created_at"] == created["created_at"]
+    assert changed["updated_at"] > created["updated_at"]
 
 
 async def test_delete(client: AsyncClient) -> None:

@@ -91,11 +91,17 @@ async def test_log_level_and_format(database: Database, tmp_path: Path) -> None:
     assert re.search(r"^\S+ \[info +\] database engine ", served.output, re.MULTILINE)
 
 
-async def test_every_worker_has_a_pool_of_its_own(database: Database, tmp_path: Path) -> None:
+async def test_workers_have_pools_of_their_own_and_metrics_together(
+    database: Database, tmp_path: Path
+) -> None:
     async with _serve(database.pooler_url, tmp_path, "--workers", "2") as served:
-        assert (await served.client.get("/readyz")).status_code == 200
+        for _ in range(20):  # each on a connection of its own, so that both workers get some
+            async with AsyncClient(base_url=served.client.base_url) as client:
+                assert (await client.get("/readyz")).status_code == 200
+        metrics = (await served.client.get("/metrics")).text
     assert served.process.returncode == 0
     assert served.output.count('"database engine"') == 2
+    assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
 
 
 async def test_the_password_is_nowhere(tmp_path: Path) -> None:
@@ -115,7 +121,7 @@ async def test_the_password_is_nowhere(tmp_path: Path) -> None:
         (
             {"DATABASE_URL": "mysql://u:marked-secret@h/d", "LOG_LEVEL": "debug"},
             ["--workers", "2"],
-            "DATABASE_URL can't be used: its scheme mysql:// is not one of",
+            "DATABASE_URL can't be used: its scheme is not one of",
         ),
         (
             {"DATABASE_URL": "postgresql://u:marked-secret@h/d", "DATABASE_POOL_SIZE": "0"},

@@ -1,5 +1,6 @@
 """What a route may rely on: one transaction, committed before the response, and no leak."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -134,3 +135,24 @@ async def test_no_server_connection_remains_after_shutdown(
             assert await server_connections(direct, "application_name = 'shutdown'") == 1
         await eventually_gone(direct, "application_name = 'shutdown'")
     assert engines
+
+
+async def test_cancelled_requests_leave_nothing_behind(
+    app: FastAPI, database: Database, notes: str
+) -> None:
+    """Clients hang up at every point of a request; the pool is complete afterwards."""
+    stuck = "datname = current_database() AND state LIKE 'idle in transaction%'"
+    async with running(app) as client:
+        await asyncio.gather(*(client.post(f"/notes/first-{number}") for number in range(20)))
+        requests = [asyncio.create_task(client.post(f"/notes/{number}")) for number in range(200)]
+        for number, request in enumerate(requests):
+            if number % 5 == 0:
+                await asyncio.sleep(0.001)
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while (await _pool(client))["checked_out"]:
+                await asyncio.sleep(0.02)
+        async with connect(database.url) as direct:
+            await eventually_gone(direct, stuck)
+        assert (await client.post("/notes/last")).status_code == 201

@@ -62,6 +62,23 @@ async def test_a_defect_is_answered_without_its_text(app: FastAPI) -> None:
     assert problem == {"title": "Internal Server Error", "status": 500}
 
 
+async def test_a_value_that_the_database_refuses_is_not_logged(
+    app: FastAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """asyncpg and PostgreSQL put it into the error's text."""
+
+    @app.get("/refused")
+    async def refused(session: SessionDep) -> None:
+        await session.execute(text("SELECT CAST(:n AS int4)"), {"n": "marked-secret"})
+
+    async with running(app) as client:
+        response = await client.get("/refused")
+    assert response.status_code == 422
+    logged = capsys.readouterr().out
+    assert "database failure" in logged
+    assert "marked-secret" not in response.text + logged
+
+
 async def test_a_wrong_statement_is_a_defect_too(app: FastAPI) -> None:
     @app.get("/defect")
     async def defect(session: SessionDep) -> None:

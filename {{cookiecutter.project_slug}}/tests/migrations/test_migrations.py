@@ -13,8 +13,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
-from tests.support import ROOT, Database, connect
+from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.settings import load_settings
+
+from tests.support import ROOT, Database, connect, server_connections
 
 CONFIG = Config(toml_file=ROOT / "pyproject.toml")
 
@@ -84,7 +88,8 @@ async def test_three_at_once(
             for _ in range(3)
         ]
         async with asyncio.timeout(30):
-            while await watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 3:
+            held_up = "datname = current_database() AND wait_event_type = 'Lock'"
+            while await server_connections(watch, held_up) < 3:
                 await asyncio.sleep(0.05)
         await gate.execute("ROLLBACK")
         for process in processes:
@@ -109,6 +114,19 @@ def test_offline_sql_needs_no_database(capsys: pytest.CaptureFixture[str]) -> No
     assert sql.startswith("BEGIN;")
     heads = ScriptDirectory.from_config(CONFIG).get_heads()
     assert ("CREATE TABLE alembic_version" in sql) == bool(heads)
+
+
+async def test_a_migration_may_take_its_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.setenv("DATABASE_COMMAND_TIMEOUT", "0.1")
+    engine = create_engine(load_settings(), migrations=True)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_sleep(0.3)"))
+    finally:
+        await engine.dispose()
 
 
 def test_a_failure_is_one_message(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from {{ cookiecutter.package_name }}.settings import load_settings
 
+from tests.pooler.backends import several
+from tests.pooler.proxy import counted
 from tests.support import Database, connect, eventually_gone, make_engine
 
 Configured = Callable[..., AbstractAsyncContextManager[AsyncEngine]]
@@ -76,32 +78,54 @@ async def test_a_null_pool_keeps_no_connection(database: Database, configured: C
 
 
 async def test_pool_recycle(database: Database, configured: Configured) -> None:
-    async with configured(DATABASE_POOL_RECYCLE=1, DATABASE_URL=database.url) as engine:
+    async with configured(DATABASE_POOL_RECYCLE=2, DATABASE_URL=database.url) as engine:
         async with engine.connect() as connection:
             first = await _backend(connection)
         async with engine.connect() as connection:
             assert await _backend(connection) == first
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(2.1)
         async with engine.connect() as connection:
             assert await _backend(connection) != first
 
 
-@pytest.mark.parametrize(("ping_after_idle", "survives"), [(0, True), (30, False)])
-async def test_ping_after_idle(
-    database: Database, configured: Configured, ping_after_idle: int, survives: bool
+async def _lost(database: Database, configured: Configured, **variables: object) -> float:
+    """Use a connection that was forgotten on the way while it lay idle: seconds, or an error."""
+    async with counted(database.url) as (proxy, url):
+        variables |= {"DATABASE_URL": url, "DATABASE_COMMAND_TIMEOUT": 3}
+        async with configured(**variables) as engine:
+            async with engine.connect() as connection:
+                await _backend(connection)
+            proxy.silent = True
+            asyncio.get_running_loop().call_later(0.5, setattr, proxy, "silent", False)
+            started = time.monotonic()
+            async with engine.connect() as connection:
+                await _backend(connection)
+            return time.monotonic() - started
+
+
+async def test_an_idle_connection_is_pinged_and_replaced(
+    database: Database, configured: Configured
 ) -> None:
-    """An idle connection that was closed behind our back is replaced before use."""
-    variables = {"DATABASE_PING_AFTER_IDLE": ping_after_idle, "DATABASE_URL": database.url}
-    async with configured(**variables) as engine:
+    assert 1 <= await _lost(database, configured, DATABASE_PING_AFTER_IDLE=0) < 3
+
+
+async def test_a_connection_that_was_in_use_a_moment_ago_is_not_pinged(
+    database: Database, configured: Configured
+) -> None:
+    with pytest.raises(OperationalError, match="TimeoutError"):
+        await _lost(database, configured, DATABASE_PING_AFTER_IDLE=30)
+
+
+async def test_a_connection_that_the_server_closed_is_replaced_without_a_ping(
+    database: Database, configured: Configured
+) -> None:
+    async with configured(DATABASE_URL=database.url) as engine:
         async with engine.connect() as connection:
             first = await _backend(connection)
         async with connect(database.url) as direct:
             await direct.fetchval("SELECT pg_terminate_backend($1, 5000)", first)
-        async with AsyncExitStack() as stack:
-            if not survives:
-                stack.enter_context(pytest.raises(DBAPIError))
-            async with engine.connect() as connection:
-                assert await _backend(connection) != first
+        async with engine.connect() as connection:
+            assert await _backend(connection) != first
 
 
 async def test_connect_timeout(configured: Configured) -> None:
@@ -133,6 +157,26 @@ async def test_command_timeout(configured: Configured) -> None:
         assert 0.3 <= time.monotonic() - started < 5
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(
+    database: Database, configured: Configured, things: str
+) -> None:
+    """asyncpg believes it is still in that transaction: what came later on the same connection was
+    a savepoint in it, answered with success and never committed."""
+    insert = text(f"INSERT INTO {things} (name, amount) VALUES ('a', 1)")
+    async with configured(DATABASE_COMMAND_TIMEOUT=0.3, DATABASE_POOL_SIZE=1) as engine:
+        async with engine.begin() as connection:
+            await connection.execute(insert)
+        async with several(database.pooler_url):  # every backend there is
+            with pytest.raises(OperationalError, match="TimeoutError"):
+                async with engine.begin() as connection:
+                    await connection.execute(insert)
+        for _ in range(3):
+            async with engine.begin() as connection:
+                await connection.execute(insert)
+    async with connect(database.url) as direct:
+        assert await direct.fetchval(f"SELECT count(*) FROM {things}") == 4
 
 
 async def test_prepared_statements(database: Database, configured: Configured) -> None:

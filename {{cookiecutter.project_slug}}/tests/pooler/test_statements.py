@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, insert, select, text
@@ -97,13 +98,14 @@ async def test_a_ping_before_every_checkout(
     assert len(opened) == 10
 
 
-async def test_two_processes_at_once(database: Database, things: str) -> None:
+async def test_two_processes_at_once(database: Database, things: str, tmp_path: Path) -> None:
     """asyncpg numbers its statements from 1 in every process, so names of two processes collide."""
     command = [sys.executable, "-m", "tests.pooler.workload", database.scratch]
-    environment = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    environment = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": path}
     processes = [
         await asyncio.create_subprocess_exec(
-            *command, name, env=environment, stderr=subprocess.PIPE
+            *command, name, cwd=tmp_path, env=environment, stderr=subprocess.PIPE
         )
         for name in ("one", "two")
     ]

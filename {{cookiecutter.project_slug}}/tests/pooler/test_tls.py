@@ -43,7 +43,7 @@ def pooler() -> Iterator[Pooler]:
             "unix_socket_dir": folder,
         }
         arguments = [a for name, value in options.items() for a in ("--set", f"{name}={value}")]
-        with devstack.running("--fast", *arguments) as stack:
+        with devstack.running(*arguments) as stack:
             yield Pooler(stack.pooler_url, folder / "ca.pem", folder / "other-ca.pem", folder)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from {{ cookiecutter.package_name }}.settings import (
     ConfigurationError,
@@ -75,6 +76,13 @@ def test_a_value_that_can_not_be_used_is_named(
     assert "marked-secret" not in str(refusal.value)
 
 
+def test_an_env_file_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    (tmp_path / ".env").write_bytes(b"DATABASE_URL=\xff")
+    with pytest.raises(ConfigurationError, match="save it as UTF-8"):
+        load_settings()
+
+
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_POOL_SIZE", "0")
     monkeypatch.setenv("LOG_LEVEL", "loud")
@@ -88,3 +96,10 @@ def test_the_password_is_not_in_the_settings_text(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:marked-secret@h/d")
     settings = load_settings()
     assert "marked-secret" not in f"{settings!r} {settings}"
+
+
+def test_the_password_is_not_in_pydantics_own_error_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_MIGRATION_URL", "postgresql://u:marked-secret@h/d")
+    with pytest.raises(ValidationError, match="database_url") as refusal:
+        Settings()
+    assert "marked-secret" not in str(refusal.value)

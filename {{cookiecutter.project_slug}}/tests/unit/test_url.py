@@ -103,8 +103,9 @@ def test_parameters_are_translated_or_dropped() -> None:
     [
         ("", "it is not a URL"),
         (f"u:{SECRET}@h/d", "it is not a URL"),
-        (f"mysql://u:{SECRET}@h/d", "its scheme mysql:// is not one of postgresql, "),
-        (f"postgresql+psycopg://u:{SECRET}@h/d", "its scheme postgresql+psycopg:// is not one of"),
+        (f"mysql://u:{SECRET}@h/d", "its scheme is not one of postgresql, "),
+        (f"postgresql+psycopg://u:{SECRET}@h/d", "its scheme is not one of postgresql, "),
+        (f"{SECRET}://u:p@h/d", "its scheme is not one of postgresql, "),
         ("postgresql://u:[YOUR-PASSWORD]@h/d", "[YOUR-PASSWORD] is still in it"),
         ("postgresql://u:%5Byour-password%5D@h/d", "[YOUR-PASSWORD] is still in it"),
         (f"postgresql://u:{SECRET}@/d", "it names no host"),
@@ -116,6 +117,15 @@ def test_parameters_are_translated_or_dropped() -> None:
         (f"postgresql://u:{SECRET}@h:65536/d", "its port is not a number from 1 to 65535"),
         (f"postgresql://u:{SECRET}@h/d?options=-c%20jit=off", "its parameter 'options' is not"),
         (f"postgresql://u:{SECRET}@h/d?statement_cache_size=9", "'statement_cache_size' is not"),
+        (f"postgresql://h/d?user=u&password=p&{SECRET}", "percent-encode the &"),
+        (f"postgresql://h/d?user=u&password={SECRET}@localhost", "Percent-encode the password"),
+        ("postgresql://h/d?application_name=me@corp", "Percent-encode the password"),
+        (f"postgresql://u:{SECRET}@real:5432/db@evil", "Percent-encode the password"),
+        (f"postgresql://u:{SECRET}@h:5432:6543/d", "its port is not a number"),
+        (f"postgresql://u:{SECRET}@::1/d", "it names no host"),
+        (f"postgresql://u:{SECRET}@a..b/d", "its host is not a host name"),
+        (f"postgresql://u:{SECRET}@{'a' * 70}/d", "its host is not a host name"),
+        (f"postgresql://u:{SECRET}@[nonsense/d", "its host is not a host name"),
         (f"postgresql://u:{SECRET}@h/d?sslmode=on", "sslmode is not one of disable, "),
         (f"postgresql://u:{SECRET}@h/d?sslmode=verify-full", "set DATABASE_SSL_ROOT_CERT"),
         (f"postgresql://u:{SECRET}@h/d?sslmode=verify-ca", "set DATABASE_SSL_ROOT_CERT"),
@@ -153,3 +163,9 @@ def test_a_ca_file_that_is_none_or_goes_unused_is_refused(tmp_path: Path) -> Non
         parse_url("DATABASE_URL", "postgresql://h/d", ssl_root_cert=not_a_ca)
     with pytest.raises(ConfigurationError, match="sslmode=disable contradicts"):
         parse_url("DATABASE_URL", "postgresql://h/d?sslmode=disable", ssl_root_cert=not_a_ca)
+
+
+def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> None:
+    url = "postgresql://u:p@127.0.0.1:1/d?sslmode=disable"
+    parsed = parse_url("DATABASE_URL", url, ssl_root_cert=tmp_path / "ca.pem")
+    assert parsed.connect_args == {"ssl": "disable"}

@@ -16,15 +16,17 @@ asyncpg and SQLAlchemy each keep a cache of prepared statements, and both have t
 """
 
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import asyncpg
 import structlog
 from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection, PoolResetState
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.failures import report_lost_connections
@@ -36,6 +38,10 @@ from {{ cookiecutter.package_name }}.settings import Settings
 # comes on top (20), and a statement is made before an old one is closed: 97 at most were counted.
 _SQLALCHEMY_CACHE = 50
 _ASYNCPG_CACHE = 20
+
+# Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
+# 1 is several round trips to another continent.
+_ANSWER_TIMEOUT = 1
 
 
 def database_url(settings: Settings, *, migrations: bool = False) -> DatabaseURL:
@@ -88,6 +94,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     )
     report_lost_connections(engine)
     _ping_after_idle(engine, settings)
+    _synchronise_after_errors(engine)
     structlog.get_logger().info(
         "database engine",
         url=str(target.url),
@@ -115,14 +122,49 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
     def checkout(
         connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
+        if connection.driver_connection.is_closed():  # the server said so while it lay idle
+            raise InvalidatePoolError
         idle_since = entry.info.get("idle_since")  # None: it was opened just now
         if idle_since is None or time.monotonic() - idle_since < settings.database_ping_after_idle:
             return
-        driver_connection: asyncpg.Connection = connection.driver_connection
-        ping = driver_connection.execute("SELECT 1", timeout=settings.database_connect_timeout)
         try:
-            await_only(ping)
+            await_only(_answer(connection))
+        except TimeoutError as error:
+            # Perhaps the pooler is only busy: then opening all connections anew would be the worst
+            # that could happen to it. Ended here, or the pool would try to say goodbye for 2 s.
+            connection.driver_connection.terminate()
+            raise DisconnectionError from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             # If one is gone, so are the others as a rule. The pool opens a new connection and
             # replaces the rest when their turn comes.
             raise InvalidatePoolError from error
+
+
+def _synchronise_after_errors(engine: AsyncEngine) -> None:
+    """Give the pooler its backend back after an error in AUTOCOMMIT.
+
+    When asyncpg refuses an argument on the client's side (2**40 for an int4 column), it has sent Parse
+    and Describe already, but no Sync, and the pooler keeps a backend for this connection until its
+    next statement. Three such requests blocked every other client of a pool of three. In a
+    transaction the ROLLBACK ends it; here, one simple query does, before the connection goes back.
+    """
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        if context.connection is not None and not context.is_disconnect:
+            driver = context.connection.connection.dbapi_connection
+            autocommit = getattr(driver, "isolation_level", None) == "autocommit"
+            context.connection.info["failed"] = autocommit
+
+    @event.listens_for(engine.sync_engine, "reset")
+    def reset(
+        connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
+    ) -> None:
+        if entry.info.pop("failed", False) and state.asyncio_safe:
+            await_only(_answer(connection))
+
+
+def _answer(connection: DBAPIConnection) -> Awaitable[object]:
+    """One round trip, without a transaction or a prepared statement."""
+    driver_connection: asyncpg.Connection = connection.driver_connection
+    return driver_connection.execute("SELECT 1", timeout=_ANSWER_TIMEOUT)

@@ -54,6 +54,11 @@ _BY_SQLSTATE = {
     "22021": Failure.INVALID,  # a character that the encoding doesn't have, such as NUL
 }
 
+# PgBouncer answers a wrong login with 08P01 too, and waiting does not mend that.
+_PGBOUNCER_REFUSES = re.compile(
+    r"authentication failed|no such (user|database)|unsupported startup"
+)
+
 # Supavisor's own refusals have SQLSTATE XX000 and a code in the text.
 _SUPAVISOR_IS_FULL = re.compile(r"\((EMAXCONN|EMAXCONNSESSION|ECHECKOUTTIMEOUT)\)")
 
@@ -67,6 +72,8 @@ def classify(error: SQLAlchemyError) -> Failure:
     if isinstance(error.orig, OSError) or error.connection_invalidated:
         return Failure.UNAVAILABLE
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if sqlstate == "08P01" and _PGBOUNCER_REFUSES.search(str(error.orig)):
+        return Failure.UNKNOWN
     if sqlstate == "XX000" and _SUPAVISOR_IS_FULL.search(str(error.orig)):
         return Failure.UNAVAILABLE
     for known in (sqlstate, sqlstate[:3], sqlstate[:2]):
@@ -89,12 +96,15 @@ def report_lost_connections(engine: AsyncEngine) -> None:
         try:
             return dialect.connect(*args, **kwargs)
         except OSError as error:
-            raise OperationalError("connecting", None, error) from error
+            raise OperationalError(None, None, error) from error
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:
         error = context.original_exception
         if isinstance(error, OSError):
-            # After a timeout asyncpg has cancelled the statement and the connection is sound.
-            context.is_disconnect = not isinstance(error, TimeoutError)
+            # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction
+            # that SQLAlchemy has forgotten, and every later one on this connection would be a
+            # savepoint in it, acknowledged and never committed. Other connections are sound then.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = not isinstance(error, TimeoutError)
             raise OperationalError(context.statement, None, error) from error

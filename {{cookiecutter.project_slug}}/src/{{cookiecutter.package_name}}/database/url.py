@@ -5,6 +5,7 @@ SQLAlchemy hands the query of a URL to `asyncpg.connect()` as keywords, so `sslm
 connection. And a password with `@`, `/` or `#` in it, pasted unencoded, moves the host.
 """
 
+import ipaddress
 import re
 import ssl
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ _PLACEHOLDER = re.compile(r"\[YOUR[-_ ]PASSWORD\]", re.IGNORECASE)
 # Every part is percent-encoded where it has to be.
 _STRICT = re.compile(r"(?:([^@/?#]*)@)?([^@/?#]*)(?:/([^@?#]*))?(?:\?([^@#]*))?")
 # The password was pasted as it is: the host is what follows the last @.
-_LENIENT = re.compile(r"(.*)@([^@/?#]*)(?:/([^@?#]*))?(?:\?([^@#]*))?", re.DOTALL)
+_LENIENT = re.compile(r"([^:@/?#]*:.*)@([^@/?#]*)(?:/([^@?#]*))?(?:\?([^@#]*))?", re.DOTALL)
+# In such a password this could be the real host, and what follows the last @ another one.
+_AMBIGUOUS = re.compile(r"@.*\?.*=|@[^@/]*:[0-9]+/", re.DOTALL)
 
 # Parameters of the query that libpq takes in place of the URL's own parts.
 _PARTS = ("user", "password", "host", "port", "dbname")
@@ -77,16 +80,15 @@ def _parse(text: str, ssl_root_cert: Path | None) -> DatabaseURL:
     if not separator:
         raise _Problem(f"it is not a URL. {_EXPECTED}")
     if scheme not in _SCHEMES:
-        shown = f" {scheme}://" if re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme) else ""
-        raise _Problem(f"its scheme{shown} is not one of {', '.join(_SCHEMES)}.")
+        raise _Problem(f"its scheme is not one of {', '.join(_SCHEMES)}. {_EXPECTED}")
     if _PLACEHOLDER.search(_decode(rest)):
         raise _Problem("[YOUR-PASSWORD] is still in it. Put the database's password there.")
 
     parts, query = _split(rest)
     if not parts["host"]:
         raise _Problem(f"it names no host. {_EXPECTED}")
-    if "," in parts["host"]:
-        raise _Problem("it names several hosts. Name one: finding the primary is the pooler's job.")
+    if not parts["host"].startswith("/") and not _is_host(parts["host"]):
+        raise _Problem(f"its host is not a host name. Write an IPv6 address in []. {_EXPECTED}")
     if parts["host"].endswith(_SUPAVISOR_HOSTS) and "." not in parts["user"]:
         raise _Problem(
             f"a host under {_SUPAVISOR_HOSTS} finds the project by the user's name, and this one "
@@ -105,7 +107,7 @@ def _parse(text: str, ssl_root_cert: Path | None) -> DatabaseURL:
         connect_args["server_settings"] = {"application_name": name}
     if seconds := query.get("connect_timeout"):
         connect_args["timeout"] = _seconds(seconds)
-    if (tls := _tls(query.get("sslmode"), query.get("sslrootcert") or ssl_root_cert)) is not None:
+    if (tls := _tls(query, ssl_root_cert, parts["host"])) is not None:
         connect_args["ssl"] = tls
     return DatabaseURL(url, connect_args, tuple(name for name in query if name in _IGNORED))
 
@@ -113,16 +115,17 @@ def _parse(text: str, ssl_root_cert: Path | None) -> DatabaseURL:
 def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
     """The parts of the URL, decoded, and the parameters of its query."""
     match = _STRICT.fullmatch(rest) or _LENIENT.fullmatch(rest)
-    # "a@b/c?d=e@f" has two readings, and the wrong one sends the password to the wrong host.
-    if match is None or re.search(r"@.*\?.*=", match[1] or "", re.DOTALL):
+    if match is None or _AMBIGUOUS.search(match[1] or ""):
         raise _Problem(f"it can't be taken apart. Percent-encode the password. {_EXPECTED}")
     login, address, database, parameters = (group or "" for group in match.groups())
+    if "," in address:
+        raise _Problem("it names several hosts. Name one: finding the primary is the pooler's job.")
     user, _, password = login.partition(":")
     host, port = address, ""
     if match_ipv6 := re.fullmatch(r"\[([^\]]*)\](?::(.*))?", address):
         host, port = match_ipv6[1], match_ipv6[2] or ""
     elif ":" in address:
-        host, _, port = address.rpartition(":")
+        host, _, port = address.partition(":")
 
     parts = {"user": user, "password": password, "host": host, "port": port, "dbname": database}
     parts = {name: _decode(value) for name, value in parts.items()}
@@ -134,9 +137,11 @@ def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
         elif name in _TRANSLATED + _IGNORED:
             query[name] = _decode(value)
         else:
+            # A password with an & in it would be cut in two, and its second half look like a name.
+            safe = "password" not in parameters and re.fullmatch(r"[a-z_]{1,30}", name)
             raise _Problem(
-                f"its parameter {_decode(name)!r} is not supported. Remove it; supported are "
-                f"{', '.join(_PARTS + _TRANSLATED)}."
+                f"its parameter {name if safe else ''!r} is not supported. Remove it, or "
+                f"percent-encode the &. Supported are {', '.join(_PARTS + _TRANSLATED)}."
             )
     return parts, query
 
@@ -149,6 +154,18 @@ def _decode(text: str) -> str:
     if "\0" in decoded:
         raise _Problem("it has a NUL byte in it (%00), which PostgreSQL can't take. Remove it.")
     return decoded
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    try:
+        # What the resolver will do: labels of 1 to 63 characters.
+        return bool(text.encode("idna")) and not re.search(r"[\s:/?#@\[\]\\]", text)
+    except UnicodeError:
+        return False
 
 
 def _port(text: str) -> int:
@@ -169,12 +186,15 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
-def _tls(mode: str | None, ca_file: str | Path | None) -> ssl.SSLContext | str | None:
+def _tls(query: dict[str, str], variable: Path | None, host: str) -> ssl.SSLContext | str | None:
     """The `ssl` argument of `asyncpg.connect()`; None leaves asyncpg its default, `prefer`.
 
     `require` encrypts and verifies nothing. A CA file turns every mode but `disable` into
     verification, of the host name too unless the mode is `verify-ca`.
     """
+    mode, ca_file = query.get("sslmode"), query.get("sslrootcert") or variable
+    if mode == "disable" and host == "127.0.0.1" and "sslrootcert" not in query:
+        return mode  # as `dev` connects, whatever a .env file says of the real database
     if mode is not None and mode not in _SSL_MODES:
         raise _Problem(f"sslmode is not one of {', '.join(_SSL_MODES)}.")
     if ca_file is None:

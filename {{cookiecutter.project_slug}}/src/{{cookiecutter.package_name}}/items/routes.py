@@ -11,7 +11,7 @@ from {{ cookiecutter.package_name }}.items.schemas import (
     ItemPage,
     ItemRead,
 )
-from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
 from {{ cookiecutter.package_name }}.web.problems import problems
 
 router = APIRouter(prefix="/items", tags=["items"], responses=problems(422, 503))
@@ -30,7 +30,7 @@ async def create_item(new: ItemCreate, session: SessionDep) -> ItemRead:
 
 @router.get("")
 async def list_items(
-    session: SessionDep,
+    session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="The last id seen")] = 0,
 ) -> ItemPage:
@@ -43,7 +43,7 @@ async def list_items(
 
 
 @router.get("/{item_id}", responses=problems(404))
-async def read_item(item_id: ItemId, session: SessionDep) -> ItemRead:
+async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
     return _found(await session.get(Item, item_id))
 
 

@@ -15,8 +15,16 @@ def get_sessions(connection: HTTPConnection) -> Sessions:
     return cast(Sessions, connection.state.sessions)
 
 
+def get_read_sessions(connection: HTTPConnection) -> Sessions:
+    """The one for reading."""
+    return cast(Sessions, connection.state.read_sessions)
+
+
 SessionsDep = Annotated[Sessions, Depends(get_sessions)]
 """For what outlives the request's own transaction, such as a streamed response."""
+
+
+ReadSessionsDep = Annotated[Sessions, Depends(get_read_sessions)]
 
 
 async def _transaction(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
@@ -29,3 +37,13 @@ async def _transaction(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
 SessionDep = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 """One transaction: committed before the response is sent, rolled back on any error. The connection
 is taken at the first statement and is back in the pool before the response leaves."""
+
+
+async def _read(sessions: ReadSessionsDep) -> AsyncIterator[AsyncSession]:
+    async with sessions() as session:
+        yield session
+
+
+ReadSessionDep = Annotated[AsyncSession, Depends(_read, scope="function")]
+"""For reading, without a transaction: half the round trips, and the pooler's backend is free between
+statements. Refuses to write, but does not look into textual SQL."""

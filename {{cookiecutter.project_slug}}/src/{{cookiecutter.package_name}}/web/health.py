@@ -9,13 +9,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from {{ cookiecutter.package_name }}.web.dependencies import SessionsDep
+from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionsDep
 from {{ cookiecutter.package_name }}.web.problems import problems
 
 router = APIRouter(tags=["health"])
 
+# Seconds. Below the usual period of a probe (Kubernetes: 10), so that probes never pile up.
 READINESS_TIMEOUT = 2
-"""Seconds. Below the usual period of a probe (Kubernetes: 10), so that probes never pile up."""
 
 
 class Health(BaseModel):
@@ -29,7 +29,7 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", responses=problems(503))
-async def readyz(sessions: SessionsDep) -> Health:
+async def readyz(sessions: ReadSessionsDep) -> Health:
     """The database answers a query through the pool, the way a request's query goes."""
     try:
         async with asyncio.timeout(READINESS_TIMEOUT), sessions() as session:

@@ -17,8 +17,8 @@ from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+# Seconds. Overload of a pool passes quickly; clients should add jitter of their own.
 RETRY_AFTER = 1
-"""Seconds. Overload of a pool passes quickly; clients should add jitter of their own."""
 
 
 class Problem(BaseModel):
@@ -85,7 +85,15 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
     failure = classify(error)
     if failure is Failure.UNKNOWN:
         raise error
-    log.warning("database failure", failure=failure.name, error=str(error))
+    # Not the error's text: asyncpg and PostgreSQL put the values of the request into it.
+    cause = getattr(error, "driver_exception", error)
+    log.warning(
+        "database failure",
+        failure=failure.name,
+        error=type(cause).__name__,
+        sqlstate=getattr(cause, "sqlstate", None),
+        constraint=getattr(cause, "constraint_name", None),
+    )
     match failure:
         case Failure.UNAVAILABLE:
             return _respond(
