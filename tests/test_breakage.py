@@ -327,6 +327,24 @@ ROWS = [
         WEB + "test_a_request_that_gets_no_connection_is_answered_503",
     ),
     Row(
+        "a wrong login that is not called busy",
+        FAILURES,
+        {'sqlstate == "08P01" and': 'sqlstate == "" and'},
+        "tests/pooler/test_failures.py::test_a_wrong_login_is_not_called_busy",
+    ),
+    Row(
+        "Supavisor's own codes",
+        FAILURES,
+        {'sqlstate == "XX000" and': 'sqlstate == "" and'},
+        "tests/pooler/test_failures.py::test_what_supavisor_says",
+    ),
+    Row(
+        "an OSError that arrives as a database's failure",
+        FAILURES,
+        {"raise OperationalError(None, None, error) from error": "raise"},
+        "tests/pooler/test_settings.py::test_connect_timeout",
+    ),
+    Row(
         "readiness that asks the database",
         "src/{package}/web/health.py",
         {'await session.execute(text("SELECT 1"))': "pass"},

@@ -1,14 +1,12 @@
-"""What finding either server takes: trying one place after the other, and Docker."""
+"""What finding either server takes: trying one place after the other."""
 
-import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from devstack.process import NOBODY, DevstackError, last_line, run
+from devstack.process import DevstackError, last_line, run
 
 
 @dataclass(frozen=True)
@@ -20,23 +18,17 @@ class Binaries:
     """The server's file name in the folder."""
     libraries: str = ""
     """Folders with shared libraries that this machine lacks, joined by colons."""
-    image: str = ""
-    """The Docker image that holds the binaries, instead of a folder."""
     version: str = ""
 
-    def command(self, home: Path, name: str, *arguments: str) -> list[str]:
-        """The command line of `name`; in Docker, `home` is the one folder it shares with us."""
-        if self.image:
-            return [*docker(self.image, home), name, *arguments]
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """The command line of `name`."""
         libraries = ["/usr/bin/env", f"LD_LIBRARY_PATH={self.libraries}"] if self.libraries else []
         return [*libraries, str(Path(self.folder, name)), *arguments]
 
 
 def with_version(binaries: Binaries) -> Binaries:
     """The same with its version, which the program has to tell itself: so it does run."""
-    command = binaries.command(Path("/tmp"), binaries.program, "--version")
-    # 600 s: Docker pulls the image first.
-    code, output = run(command, timeout=600 if binaries.image else 30)
+    code, output = run(binaries.command(binaries.program, "--version"), timeout=30)
     version = re.search(r"(?:PgBouncer|\(PostgreSQL\)) (\S+)", output)
     if code != 0 or version is None:
         raise DevstackError(f"it does not run: {last_line(output)}")
@@ -60,30 +52,6 @@ def first(what: str, rungs: list[tuple[str, str, Callable[[], Binaries]]]) -> Bi
 def not_set() -> Binaries:
     """The rung of an environment variable, when it is not set."""
     raise DevstackError("not set")
-
-
-def docker(image: str, home: Path) -> list[str]:
-    """A prefix that runs an ordinary command in a container.
-
-    /etc/passwd comes along because initdb wants a name for its uid; `env` takes the place of the
-    image's entry point, which would write configuration of its own.
-    """
-    uid, gid = (NOBODY.pw_uid, NOBODY.pw_gid) if NOBODY else (os.geteuid(), os.getegid())
-    prefix = ["docker", "run", "--rm", "--network", "host"]
-    prefix += ["--user", f"{uid}:{gid}", "--volume", "/etc/passwd:/etc/passwd:ro"]
-    prefix += ["--volume", f"{home}:{home}", "--env", "LC_ALL=C", "--entrypoint", "env"]
-    return [*prefix, "--name", f"devstack-{os.getpid()}-{time.monotonic_ns()}", image]
-
-
-def from_docker(image: str, program: str) -> Binaries:
-    """A server in Docker, if there is an engine."""
-    if shutil.which("docker") is None:
-        raise DevstackError("not on PATH")
-    # 5 s: a healthy engine answers in well under one, and a hung one must not hang us.
-    code, output = run(["docker", "info"], timeout=5, drop=False)
-    if code != 0:
-        raise DevstackError(f"`docker info` failed: {last_line(output)}")
-    return with_version(Binaries(image=image, program=program))
 
 
 def install_command(package: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from devstack.binaries import Binaries, first, from_docker, install_command, not_set, with_version
+from devstack.binaries import Binaries, first, install_command, not_set, with_version
 from devstack.process import (
     DevstackError,
     cache_folder,
@@ -29,12 +29,11 @@ from devstack.process import (
     tail,
 )
 
-IMAGE = "edoburu/pgbouncer:v1.25.2-p0"
 USUAL_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 
 def find() -> Binaries:
-    """The first PgBouncer that runs: PGBOUNCER_BIN, this machine's, a Debian package, Docker's."""
+    """The first PgBouncer that runs: PGBOUNCER_BIN, this machine's, a Debian package."""
     if wanted := os.environ.get("PGBOUNCER_BIN"):
         try:
             return check(Path(wanted).absolute())
@@ -49,7 +48,6 @@ def find() -> Binaries:
             ("PGBOUNCER_BIN", "set it to a pgbouncer program", not_set),
             ("this machine", install, from_machine),
             ("Debian's package, unpacked into a cache folder", install, from_debian),
-            ("Docker", "start Docker", lambda: from_docker(IMAGE, "pgbouncer")),
         ],
     )
 
@@ -203,7 +201,7 @@ def server(
         lines = [f"{key} = {value}" for key, value in settings.items()]
         ini.unlink(missing_ok=True)
         private_file(ini, "\n".join(("[databases]", database, "", "[pgbouncer]", *lines, "")))
-        command = binaries.command(home, binaries.program, str(ini))
+        command = binaries.command(binaries.program, str(ini))
         with log.open("wb") as output:
             process = spawn(command, output, on_death=signal.SIGQUIT)
         try:

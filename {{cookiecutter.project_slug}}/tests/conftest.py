@@ -92,6 +92,13 @@ def servers(pytestconfig: pytest.Config) -> Servers:
     return _servers(pytestconfig)
 
 
+@pytest.fixture
+def servers_are_ours(servers: Servers) -> None:
+    """For a test that would harm others: wrong passwords lock out every client of a Supavisor."""
+    if not servers.ours:
+        pytest.skip("this test logs in with wrong passwords, which is not for a server in use")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
     """Tests say what they run with: not the shell, and no `.env` file."""

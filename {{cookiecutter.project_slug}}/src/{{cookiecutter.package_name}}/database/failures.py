@@ -56,7 +56,7 @@ _BY_SQLSTATE = {
 
 # PgBouncer answers a wrong login with 08P01 too, and waiting does not mend that.
 _PGBOUNCER_REFUSES = re.compile(
-    r"authentication failed|no such (user|database)|unsupported startup"
+    r"authentication failed|no such (user|database)|does not exist|unsupported startup"
 )
 
 # Supavisor's own refusals have SQLSTATE XX000 and a code in the text.

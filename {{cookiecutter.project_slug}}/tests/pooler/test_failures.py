@@ -1,0 +1,191 @@
+"""What goes wrong, by kind: each caused for real, and told by what it arrives as."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+from {{ cookiecutter.package_name }}.settings import Settings
+
+import devstack
+from tests.support import Database, connect, make_engine
+
+# As the text of SQL, with {table} for one that has a row with id 1.
+STATEMENTS = {
+    "unique": ("INSERT INTO {table} OVERRIDING SYSTEM VALUE VALUES (1, 'a', 1)", Failure.CONFLICT),
+    "foreign key": ("INSERT INTO {table}_parts VALUES (2)", Failure.CONFLICT),
+    "check": ("INSERT INTO {table}_checked VALUES (-1)", Failure.INVALID),
+    "not null": ("INSERT INTO {table} (name) VALUES ('a')", Failure.INVALID),
+    "too long": ("INSERT INTO {table}_short VALUES ('abcd')", Failure.INVALID),
+    "out of range": ("SELECT 2147483647 + amount::int FROM {table}", Failure.INVALID),
+    "no such table": ("SELECT * FROM {table}_nowhere", Failure.UNKNOWN),
+    "no such function": ("SELECT nonsense()", Failure.UNKNOWN),
+    "division by zero": ("SELECT 1 / 0", Failure.UNKNOWN),
+}
+
+
+@pytest.fixture
+async def tables(database: Database, things: str) -> AsyncIterator[str]:
+    async with connect(database.url) as direct:
+        await direct.execute(
+            f"INSERT INTO {things} (name, amount) VALUES ('a', 1);"
+            f"CREATE TABLE {things}_parts (thing bigint REFERENCES {things});"
+            f"CREATE TABLE {things}_checked (amount int CHECK (amount > 0));"
+            f"CREATE TABLE {things}_short (name varchar(3))"
+        )
+        yield things
+        await direct.execute(f"DROP TABLE {things}_parts, {things}_checked, {things}_short")
+
+
+async def _failure(engine: AsyncEngine, sql: str, **values: object) -> Failure:
+    with pytest.raises(SQLAlchemyError) as error:
+        async with engine.begin() as connection:
+            await connection.execute(text(sql), values)
+    return classify(error.value)
+
+
+@pytest.mark.parametrize(("sql", "failure"), STATEMENTS.values(), ids=STATEMENTS)
+async def test_what_a_statement_can_meet(
+    engine: AsyncEngine, tables: str, sql: str, failure: Failure
+) -> None:
+    assert await _failure(engine, sql.format(table=tables)) is failure
+
+
+async def test_values_that_do_not_fit(engine: AsyncEngine) -> None:
+    assert await _failure(engine, "SELECT CAST(:n AS int4)", n=2**40) is Failure.INVALID
+    assert await _failure(engine, "SELECT CAST(:t AS text)", t="a\0b") is Failure.INVALID
+
+
+async def test_a_lock_that_is_held(engine: AsyncEngine, tables: str) -> None:
+    async with engine.begin() as holder:
+        await holder.execute(text(f"SELECT * FROM {tables} FOR UPDATE"))
+        nowait = f"SELECT * FROM {tables} FOR UPDATE NOWAIT"
+        assert await _failure(engine, nowait) is Failure.UNAVAILABLE
+
+
+async def test_a_statement_that_the_server_cancels(engine: AsyncEngine) -> None:
+    with pytest.raises(SQLAlchemyError) as error:
+        async with engine.begin() as connection:
+            await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await connection.execute(text("SELECT pg_sleep(5)"))
+    assert classify(error.value) is Failure.UNAVAILABLE
+
+
+async def test_a_deadlock_and_a_serialization_failure(engine: AsyncEngine, tables: str) -> None:
+    async def move(first: int, second: int) -> None:
+        async with engine.begin() as connection:
+            for key in (first, second):
+                lock = text("SELECT pg_advisory_xact_lock(hashtext(:table), :key)")
+                await connection.execute(lock, {"table": tables, "key": key})
+                await asyncio.sleep(0.2)
+
+    outcomes = await asyncio.gather(move(1, 2), move(2, 1), return_exceptions=True)
+    [deadlock] = [error for error in outcomes if isinstance(error, SQLAlchemyError)]
+    assert classify(deadlock) is Failure.UNAVAILABLE
+
+    serializable = engine.execution_options(isolation_level="REPEATABLE READ")
+    change = text(f"UPDATE {tables} SET amount = amount + 1")
+    with pytest.raises(SQLAlchemyError) as error:
+        async with serializable.begin() as one:
+            await one.execute(text(f"SELECT * FROM {tables}"))
+            async with engine.begin() as other:
+                await other.execute(change)
+            await one.execute(change)
+    assert classify(error.value) is Failure.UNAVAILABLE
+
+
+async def test_a_backend_that_is_killed(engine: AsyncEngine, database: Database) -> None:
+    async with engine.connect() as connection, connect(database.url) as direct:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        await direct.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+        with pytest.raises(SQLAlchemyError) as error:
+            await connection.execute(text("SELECT 1"))
+        assert classify(error.value) is Failure.UNAVAILABLE
+
+
+async def _connecting(settings: Settings, database: Database, url: str) -> Failure:
+    settings = Settings.model_validate(settings.model_dump() | {"database_url": url})
+    async with make_engine(settings, database) as engine:
+        return await _failure(engine, "SELECT 1")
+
+
+async def test_nobody_listens_or_the_name_is_unknown(
+    settings: Settings, database: Database
+) -> None:
+    for url in ("postgresql://u:p@127.0.0.1:1/d", "postgresql://u:p@nowhere.invalid/d"):
+        assert await _connecting(settings, database, url) is Failure.UNAVAILABLE
+
+
+@pytest.mark.parametrize("through", ["pooler", "directly"])
+async def test_a_wrong_login_is_not_called_busy(
+    settings: Settings, database: Database, servers_are_ours: None, through: str
+) -> None:
+    """To try again would be wrong: Supavisor locks out all clients after 10 wrong passwords."""
+    url = make_url(database.url if through == "directly" else database.pooler_url)
+    for change in ({"password": "wrong"}, {"username": "nobody"}, {"database": "nowhere"}):
+        wrong = url.set(**change).render_as_string(hide_password=False)  # type: ignore[arg-type]
+        assert await _connecting(settings, database, wrong) is Failure.UNKNOWN, change
+
+
+async def test_a_pooler_and_a_server_that_are_full(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FULL", database.url)
+    arguments = ("--pooler-for", "FULL", "--set", "max_client_conn=1")
+    with devstack.running(*arguments) as stack:
+        async with connect(stack.pooler_url):
+            failure = await _connecting(settings, database, stack.pooler_url)
+    assert failure is Failure.UNAVAILABLE
+
+
+@asynccontextmanager
+async def _refusing(sqlstate: str, message: str) -> AsyncIterator[str]:
+    """A server that answers every login with this error, as the protocol has it; its URL."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(struct.unpack("!i", await reader.readexactly(4))[0] - 4)
+        fields = f"SFATAL\0VFATAL\0C{sqlstate}\0M{message}\0\0".encode()
+        writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable"
+
+
+SUPAVISOR = {
+    "(EMAXCONN) max client connections reached, limit: 200": Failure.UNAVAILABLE,
+    "(EMAXCONNSESSION) max clients reached in session mode - max clients are limited to "
+    "pool_size: 15": Failure.UNAVAILABLE,
+    "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 60000ms in "
+    "Transaction mode": Failure.UNAVAILABLE,
+    "(ECIRCUITBREAKER) too many authentication failures, new connections are temporarily "
+    "blocked": Failure.UNKNOWN,
+    "(ENOTFOUND) tenant/user postgres.nosuch not found": Failure.UNKNOWN,
+    "(ENOIDENTIFIER) no tenant identifier provided (external_id or sni_hostname required)": (
+        Failure.UNKNOWN
+    ),
+    "(EAUTHQUERY) user not found in the database": Failure.UNKNOWN,
+}
+
+
+@pytest.mark.parametrize(("message", "failure"), SUPAVISOR.items())
+async def test_what_supavisor_says(
+    settings: Settings, database: Database, message: str, failure: Failure
+) -> None:
+    """Recorded from a Supavisor 2.9.7: the only failures here that are not caused for real."""
+    async with _refusing("XX000", message) as url:
+        assert await _connecting(settings, database, url) is failure
+
+
+async def test_postgresql_is_down_behind_supavisor(settings: Settings, database: Database) -> None:
+    async with _refusing("08006", "Failed to connect to database: {:error, :econnrefused}") as url:
+        assert await _connecting(settings, database, url) is Failure.UNAVAILABLE
