@@ -333,9 +333,15 @@ ROWS = [
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_called_busy",
     ),
     Row(
+        "a pause after a wrong login",
+        ENGINE,
+        {"_WRONG_LOGIN_PAUSE = 75": "_WRONG_LOGIN_PAUSE = 0"},
+        "tests/pooler/test_failures.py::test_a_wrong_login_is_not_tried_again_at_once",
+    ),
+    Row(
         "Supavisor's own codes",
         FAILURES,
-        {'sqlstate == "XX000" and': 'sqlstate == "" and'},
+        {'"XX000" and _SUPAVISOR_IS_FULL': '"" and _SUPAVISOR_IS_FULL'},
         "tests/pooler/test_failures.py::test_what_supavisor_says",
     ),
     Row(

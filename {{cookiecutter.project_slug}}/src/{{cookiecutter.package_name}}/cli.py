@@ -1,5 +1,6 @@
 """Commands."""
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -20,12 +21,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from fastapi import FastAPI
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from {{ cookiecutter.package_name }}.database.engine import database_url
+from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
+from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.settings import load_settings
+from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
@@ -55,6 +57,7 @@ def serve(
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
+    asyncio.run(_refuse_wrong_login(settings))
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
     # as it was told to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -71,6 +74,23 @@ def serve(
             log_config=None,
             server_header=False,
         )
+
+
+async def _refuse_wrong_login(settings: Settings) -> None:
+    """End here if the database refuses the login; whatever else is wrong may pass."""
+    engine = create_engine(settings)
+    try:
+        async with engine.connect():
+            pass
+    except SQLAlchemyError as error:
+        if classify(error) is Failure.LOGIN:
+            raise SystemExit(
+                f"DATABASE_URL can't be used: {getattr(error, 'orig', error)}. Check the user, the "
+                "password and the database. Do not restart in a loop: after ten wrong passwords "
+                "Supavisor blocks every client from this address."
+            ) from None
+    finally:
+        await engine.dispose()
 
 
 @main.command()

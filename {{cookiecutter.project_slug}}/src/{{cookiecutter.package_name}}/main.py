@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
+from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url, log_engine
 from {{ cookiecutter.package_name }}.database.session import read_session_maker, session_maker
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
@@ -39,6 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         engine = create_engine(settings)
+        log_engine(engine, settings)
         try:
             yield {
                 "engine": engine,

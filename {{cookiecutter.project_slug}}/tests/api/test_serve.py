@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from httpx import AsyncClient, ConnectError
+from sqlalchemy import make_url
 
 from tests.support import Database
 
@@ -144,5 +145,24 @@ def test_a_bad_environment_is_one_message(
     )
     assert result.returncode == 1
     assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "marked-secret" not in result.stdout + result.stderr
+
+
+def test_a_wrong_login_ends_serve_with_a_hint(
+    database: Database, tmp_path: Path, servers_are_ours: None
+) -> None:
+    wrong = make_url(database.pooler_url).set(password="marked-secret")
+    result = subprocess.run(
+        [*COMMAND, "--workers", "2"],
+        cwd=tmp_path,
+        env=os.environ | {"DATABASE_URL": wrong.render_as_string(hide_password=False)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    assert "Check the user, the password and the database." in result.stderr
     assert "Traceback" not in result.stderr
     assert "marked-secret" not in result.stdout + result.stderr

@@ -14,6 +14,7 @@ from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
+from tests.pooler.proxy import counted
 from tests.support import Database, connect, make_engine
 
 # As the text of SQL, with {table} for one that has a row with id 1.
@@ -130,7 +131,7 @@ async def test_a_wrong_login_is_not_called_busy(
     url = make_url(database.url if through == "directly" else database.pooler_url)
     for change in ({"password": "wrong"}, {"username": "nobody"}, {"database": "nowhere"}):
         wrong = url.set(**change).render_as_string(hide_password=False)  # type: ignore[arg-type]
-        assert await _connecting(settings, database, wrong) is Failure.UNKNOWN, change
+        assert await _connecting(settings, database, wrong) is Failure.LOGIN, change
 
 
 async def test_a_pooler_and_a_server_that_are_full(
@@ -168,12 +169,12 @@ SUPAVISOR = {
     "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 60000ms in "
     "Transaction mode": Failure.UNAVAILABLE,
     "(ECIRCUITBREAKER) too many authentication failures, new connections are temporarily "
-    "blocked": Failure.UNKNOWN,
-    "(ENOTFOUND) tenant/user postgres.nosuch not found": Failure.UNKNOWN,
+    "blocked": Failure.LOGIN,
+    "(ENOTFOUND) tenant/user postgres.nosuch not found": Failure.LOGIN,
     "(ENOIDENTIFIER) no tenant identifier provided (external_id or sni_hostname required)": (
-        Failure.UNKNOWN
+        Failure.LOGIN
     ),
-    "(EAUTHQUERY) user not found in the database": Failure.UNKNOWN,
+    "(EAUTHQUERY) user not found in the database": Failure.LOGIN,
 }
 
 
@@ -189,3 +190,15 @@ async def test_what_supavisor_says(
 async def test_postgresql_is_down_behind_supavisor(settings: Settings, database: Database) -> None:
     async with _refusing("08006", "Failed to connect to database: {:error, :econnrefused}") as url:
         assert await _connecting(settings, database, url) is Failure.UNAVAILABLE
+
+
+async def test_a_wrong_login_is_not_tried_again_at_once(
+    settings: Settings, database: Database
+) -> None:
+    async with _refusing("28P01", "password authentication failed") as url, counted(url) as counter:
+        proxy, through = counter
+        wrong = Settings.model_validate(settings.model_dump() | {"database_url": through})
+        async with make_engine(wrong, database) as engine:
+            for _ in range(20):
+                assert await _failure(engine, "SELECT 1") is Failure.LOGIN
+        assert proxy.connections == 1

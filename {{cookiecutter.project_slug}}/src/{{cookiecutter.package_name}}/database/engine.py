@@ -22,14 +22,14 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection, PoolResetState
 from sqlalchemy.util import await_only
 
-from {{ cookiecutter.package_name }}.database.failures import report_lost_connections
+from {{ cookiecutter.package_name }}.database.failures import Failure, classify, report_lost_connections
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -38,6 +38,9 @@ from {{ cookiecutter.package_name }}.settings import Settings
 # comes on top (20), and a statement is made before an old one is closed: 97 at most were counted.
 _SQLALCHEMY_CACHE = 50
 _ASYNCPG_CACHE = 20
+
+# Seconds. Two wrong passwords in Supavisor's 150 from each process, where ten block everybody.
+_WRONG_LOGIN_PAUSE = 75
 
 # Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
 # 1 is several round trips to another continent.
@@ -92,18 +95,56 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     engine = create_async_engine(
         target.url, connect_args=connect_args, hide_parameters=True, **pool
     )
+    _pause_after_wrong_login(engine)  # before the one that connects
     report_lost_connections(engine)
     _ping_after_idle(engine, settings)
     _synchronise_after_errors(engine)
+    return engine
+
+
+def log_engine(engine: AsyncEngine, settings: Settings) -> None:
+    """Say once, without secrets, what this process connects with."""
+    target = database_url(settings)
+    tls = target.connect_args.get("ssl", "prefer")
+    pool = {
+        name.removeprefix("database_"): value
+        for name, value in settings.model_dump().items()
+        if name.startswith(("database_pool", "database_max", "database_ping"))
+    }
     structlog.get_logger().info(
         "database engine",
-        url=str(target.url),
+        url=str(engine.url),
         ignored_url_parameters=target.ignored,
-        tls=tls if isinstance(tls := connect_args.get("ssl", "prefer"), str) else "verified",
-        prepared_statements=named,
-        **{name: getattr(value, "__name__", value) for name, value in pool.items()},
+        tls=tls if isinstance(tls, str) else "verified",
+        prepared_statements=settings.database_prepared_statements,
+        **pool,
     )
-    return engine
+
+
+def _pause_after_wrong_login(engine: AsyncEngine) -> None:
+    """Do not connect for a while after the login was refused, and repeat the refusal instead.
+
+    Supavisor answers 10 wrong passwords within 150 s by blocking every client of that project from
+    that address for 120 s, those with the right password too.
+    """
+    refused: DBAPIError | None = None
+    refused_at = 0.0
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(
+        dialect: Dialect, entry: ConnectionPoolEntry, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        if refused is not None and time.monotonic() - refused_at < _WRONG_LOGIN_PAUSE:
+            raise refused.with_traceback(None)
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        nonlocal refused, refused_at
+        error = context.sqlalchemy_exception
+        if context.connection is not None or not isinstance(error, DBAPIError):
+            return
+        if classify(error) is Failure.LOGIN:
+            refused, refused_at = error, time.monotonic()
 
 
 def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:

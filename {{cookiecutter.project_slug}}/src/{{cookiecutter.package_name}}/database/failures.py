@@ -30,12 +30,17 @@ class Failure(Enum):
     INVALID = auto()
     """The database can't store such a value."""
 
+    LOGIN = auto()
+    """The user, the password, the database or the project is wrong: to try again does harm."""
+
     UNKNOWN = auto()
     """A defect, of this service or of its configuration."""
 
 
 # By SQLSTATE, or its first two characters for a whole class.
 _BY_SQLSTATE = {
+    "28": Failure.LOGIN,  # wrong password, no such user, not allowed by pg_hba.conf
+    "3D000": Failure.LOGIN,  # no such database
     "08": Failure.UNAVAILABLE,  # connection exception; Supavisor: PostgreSQL itself is down
     "53": Failure.UNAVAILABLE,  # too many connections, out of memory, disk full
     "57P": Failure.UNAVAILABLE,  # shutting down, starting up
@@ -54,12 +59,13 @@ _BY_SQLSTATE = {
     "22021": Failure.INVALID,  # a character that the encoding doesn't have, such as NUL
 }
 
-# PgBouncer answers a wrong login with 08P01 too, and waiting does not mend that.
-_PGBOUNCER_REFUSES = re.compile(
+# PgBouncer answers a wrong login with 08P01, a protocol violation.
+_PGBOUNCER_LOGIN = re.compile(
     r"authentication failed|no such (user|database)|does not exist|unsupported startup"
 )
 
 # Supavisor's own refusals have SQLSTATE XX000 and a code in the text.
+_SUPAVISOR_LOGIN = re.compile(r"\((ENOTFOUND|ENOIDENTIFIER|EAUTHQUERY|ECIRCUITBREAKER)\)")
 _SUPAVISOR_IS_FULL = re.compile(r"\((EMAXCONN|EMAXCONNSESSION|ECHECKOUTTIMEOUT)\)")
 
 
@@ -72,8 +78,10 @@ def classify(error: SQLAlchemyError) -> Failure:
     if isinstance(error.orig, OSError) or error.connection_invalidated:
         return Failure.UNAVAILABLE
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    if sqlstate == "08P01" and _PGBOUNCER_REFUSES.search(str(error.orig)):
-        return Failure.UNKNOWN
+    if sqlstate == "08P01" and _PGBOUNCER_LOGIN.search(str(error.orig)):
+        return Failure.LOGIN
+    if sqlstate == "XX000" and _SUPAVISOR_LOGIN.search(str(error.orig)):
+        return Failure.LOGIN
     if sqlstate == "XX000" and _SUPAVISOR_IS_FULL.search(str(error.orig)):
         return Failure.UNAVAILABLE
     for known in (sqlstate, sqlstate[:3], sqlstate[:2]):

@@ -101,6 +101,8 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
                 "The database is busy or can't be reached. Try again.",
                 headers={"Retry-After": str(RETRY_AFTER)},
             )
+        case Failure.LOGIN:
+            return _respond(503, "The database can't be used.")
         case Failure.CONFLICT:
             return _respond(409, "This contradicts something that is stored.")
         case Failure.INVALID:
