@@ -1,5 +1,6 @@
 """Answers that would make a broken project are refused, with the reason, leaving nothing behind."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -49,6 +50,10 @@ ESCAPING = (
             {"project_slug": "pytest-asyncio", "package_name": "orders"},
             "project_slug 'pytest-asyncio' is the name of a dependency. "
             "Choose another: pytest-asyncio-service.",
+        ),
+        (
+            {"project_name": "Test"},
+            "project_slug 'test' is the name of a dependency. Choose another: test-service.",
         ),
         ({"package_name": "orders-api"}, f"package_name 'orders-api' {PACKAGE}"),
         ({"package_name": "orders.api"}, f"package_name 'orders.api' {PACKAGE}"),
@@ -132,12 +137,16 @@ def test_an_existing_project_is_not_touched(tmp_path: Path) -> None:
     assert (project.path / "README.md").read_text() == "mine"
 
 
-def test_every_dependency_is_a_name_that_is_taken(service: Project, tmp_path: Path) -> None:
+def test_every_dependency_is_a_name_that_is_taken(service: Project) -> None:
+    """As a distribution, and as what it lets one import."""
     lock = tomllib.loads((service.path / "uv.lock").read_text())
-    names = {package["name"] for package in lock["package"]} - {service.path.name}
+    names = {package["name"].replace("-", "_").replace(".", "_") for package in lock["package"]}
+    program = "import importlib.metadata as m; print(*m.packages_distributions())"
+    names |= set(service.check("python", "-c", program).split())
     hook = (Path(__file__).parents[1] / "hooks" / "pre_gen_project.py").read_text()
     taken = set(hook.split('TAKEN = set(\n    """')[1].split('"""')[0].split())
-    assert {name.replace("-", "_").replace(".", "_") for name in names} <= taken
+    answers = {name for name in names if re.fullmatch("[a-z][a-z0-9_]*", name)}
+    assert answers - {"orders_api"} <= taken
 
 
 def _left_behind(folder: Path) -> list[str]:

@@ -23,10 +23,17 @@ from httpx import AsyncClient
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from {{ cookiecutter.package_name }}.database.session import Sessions, read_session_maker, session_maker
+from {{ cookiecutter.package_name }}.database.session import (
+    Sessions,
+    read_session_maker,
+    session_maker,
+)
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web.dependencies import get_read_sessions, get_sessions
+from {{ cookiecutter.package_name }}.web.dependencies import (
+    get_read_sessions,
+    get_sessions,
+)
 
 import devstack
 from tests.support import ROOT, Database, connect, make_engine, running

@@ -10,8 +10,15 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url, log_engine
-from {{ cookiecutter.package_name }}.database.session import read_session_maker, session_maker
+from {{ cookiecutter.package_name }}.database.engine import (
+    create_engine,
+    database_url,
+    log_engine,
+)
+from {{ cookiecutter.package_name }}.database.session import (
+    read_session_maker,
+    session_maker,
+)
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}

@@ -114,6 +114,29 @@ async def test_the_password_is_nowhere(tmp_path: Path) -> None:
     assert "marked-secret" not in served.output + response.text + metrics.text
 
 
+def test_a_traceback_for_people_has_no_local_variables(tmp_path: Path) -> None:
+    """rich would print them, the password and thousands of lines among them."""
+    program = (
+        "import logging\n"
+        "from {{ cookiecutter.package_name }}.logs import configure_logging\n"
+        "from {{ cookiecutter.package_name }}.settings import load_settings\n"
+        "configure_logging(load_settings())\n"
+        "def fail(password):\n    raise RuntimeError('told')\n"
+        "try:\n    fail('marked-' + 'secret')\n"
+        "except RuntimeError:\n    logging.exception('failed')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"DATABASE_URL": "postgresql://h/d", "LOG_FORMAT": "console"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "RuntimeError: told" in result.stdout
+    assert "marked-secret" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("variables", "arguments", "message"),
     [

@@ -1,7 +1,8 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+import devstack
 from tests.pooler.backends import several
 from tests.support import Database, connect
 
@@ -20,3 +21,13 @@ async def things(database: Database) -> AsyncIterator[str]:
             pass
         yield table
         await connection.execute(f"DROP TABLE {table}")
+
+
+@pytest.fixture
+def one_backend(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of the same database through a pooler that has one backend only."""
+    monkeypatch.setenv("ONE_BACKEND", database.url)
+    # 5 s: the default of 120 is how long a client would wait for a backend that is kept from it.
+    limits = ("--set", "default_pool_size=1", "--set", "query_wait_timeout=5")
+    with devstack.running("--pooler-for", "ONE_BACKEND", *limits) as stack:
+        yield stack.pooler_url

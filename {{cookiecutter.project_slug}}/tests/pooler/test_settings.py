@@ -14,7 +14,6 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from {{ cookiecutter.package_name }}.settings import load_settings
 
-from tests.pooler.backends import several
 from tests.pooler.proxy import counted
 from tests.support import Database, connect, eventually_gone, make_engine
 
@@ -141,7 +140,9 @@ async def test_connect_timeout(configured: Configured) -> None:
     }
     async with silent, configured(**variables) as engine:
         started = time.monotonic()
-        with pytest.raises(OperationalError, match="TimeoutError"):
+        with pytest.raises(
+            OperationalError, match=f"can't connect to 127.0.0.1:{port}: no answer within 0.3 s"
+        ):
             async with engine.connect():
                 pass
         assert 0.3 <= time.monotonic() - started < 2
@@ -160,15 +161,17 @@ async def test_command_timeout(configured: Configured) -> None:
 
 
 async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(
-    database: Database, configured: Configured, things: str
+    database: Database, configured: Configured, things: str, one_backend: str
 ) -> None:
     """asyncpg believes it is still in that transaction: what came later on the same connection was
     a savepoint in it, answered with success and never committed."""
     insert = text(f"INSERT INTO {things} (name, amount) VALUES ('a', 1)")
-    async with configured(DATABASE_COMMAND_TIMEOUT=0.3, DATABASE_POOL_SIZE=1) as engine:
+    limits = {"DATABASE_COMMAND_TIMEOUT": 0.3, "DATABASE_POOL_SIZE": 1}
+    async with configured(DATABASE_URL=one_backend, **limits) as engine:
         async with engine.begin() as connection:
             await connection.execute(insert)
-        async with several(database.pooler_url):  # every backend there is
+        async with connect(one_backend) as other, other.transaction():
+            await other.execute("SELECT 1")
             with pytest.raises(OperationalError, match="TimeoutError"):
                 async with engine.begin() as connection:
                     await connection.execute(insert)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +25,14 @@ class Pooler:
     sockets: Path
 
 
-@pytest.fixture(scope="module")
-def pooler() -> Iterator[Pooler]:
-    """A PgBouncer that takes TLS only, with a certificate for `localhost`, and a unix socket."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+@contextmanager
+def _pooler(name: str) -> Iterator[Pooler]:
+    """A PgBouncer that takes TLS only, with a certificate for `name`, and a unix socket."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         folder.chmod(0o777)  # as root, PgBouncer runs as somebody else
         ca = trustme.CA()
-        certificate = ca.issue_cert("localhost")
+        certificate = ca.issue_cert(name)
         ca.cert_pem.write_to_path(folder / "ca.pem")
         trustme.CA().cert_pem.write_to_path(folder / "other-ca.pem")
         certificate.private_key_pem.write_to_path(folder / "server.key")
@@ -47,9 +48,23 @@ def pooler() -> Iterator[Pooler]:
             yield Pooler(stack.pooler_url, folder / "ca.pem", folder / "other-ca.pem", folder)
 
 
-def _url(pooler: Pooler, host: str, sslmode: str | None = None) -> str:
-    query = {"sslmode": sslmode} if sslmode else {}
-    return make_url(pooler.url).set(host=host, query=query).render_as_string(hide_password=False)
+@pytest.fixture(scope="module")
+def pooler() -> Iterator[Pooler]:
+    """One whose certificate is for the address it listens on."""
+    with _pooler("127.0.0.1") as pooler:
+        yield pooler
+
+
+@pytest.fixture(scope="module")
+def impostor() -> Iterator[Pooler]:
+    """One whose certificate is for another host, from the same kind of CA."""
+    with _pooler("elsewhere.example") as pooler:
+        yield pooler
+
+
+def _url(pooler: Pooler, sslmode: str) -> str:
+    url = make_url(pooler.url).set(query={"sslmode": sslmode})
+    return url.render_as_string(hide_password=False)
 
 
 async def _connect(url: str, ca: Path | None = None) -> None:
@@ -63,25 +78,25 @@ async def _connect(url: str, ca: Path | None = None) -> None:
 
 
 async def test_the_right_ca_and_host_name_are_accepted(pooler: Pooler) -> None:
-    await _connect(_url(pooler, "localhost"), pooler.ca)
+    await _connect(pooler.url, pooler.ca)
 
 
 @pytest.mark.parametrize("sslmode", ["allow", "prefer", "require", "verify-full"])
 async def test_another_ca_is_refused(pooler: Pooler, sslmode: str) -> None:
     with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
-        await _connect(_url(pooler, "localhost", sslmode), pooler.other_ca)
+        await _connect(_url(pooler, sslmode), pooler.other_ca)
 
 
-async def test_another_host_name_is_refused_unless_verify_ca(pooler: Pooler) -> None:
-    with pytest.raises(OperationalError, match=r"127\.0\.0\.1"):
-        await _connect(_url(pooler, "127.0.0.1"), pooler.ca)
-    await _connect(_url(pooler, "127.0.0.1", "verify-ca"), pooler.ca)
+async def test_another_host_name_is_refused_unless_verify_ca(impostor: Pooler) -> None:
+    with pytest.raises(OperationalError, match=r"not valid for '127\.0\.0\.1'"):
+        await _connect(impostor.url, impostor.ca)
+    await _connect(_url(impostor, "verify-ca"), impostor.ca)
 
 
 async def test_require_encrypts_and_disable_does_not(pooler: Pooler) -> None:
-    await _connect(_url(pooler, "127.0.0.1", "require"))
+    await _connect(_url(pooler, "require"))
     with pytest.raises(DBAPIError, match="SSL required"):
-        await _connect(_url(pooler, "127.0.0.1", "disable"))
+        await _connect(_url(pooler, "disable"))
 
 
 async def test_a_unix_socket(pooler: Pooler) -> None:

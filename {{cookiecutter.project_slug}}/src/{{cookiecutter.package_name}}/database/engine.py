@@ -29,7 +29,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection, PoolResetState
 from sqlalchemy.util import await_only
 
-from {{ cookiecutter.package_name }}.database.failures import Failure, classify, report_lost_connections
+from {{ cookiecutter.package_name }}.database.failures import (
+    Failure,
+    classify,
+    report_lost_connections,
+)
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 

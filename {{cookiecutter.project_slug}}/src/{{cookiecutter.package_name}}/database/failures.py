@@ -104,7 +104,10 @@ def report_lost_connections(engine: AsyncEngine) -> None:
         try:
             return dialect.connect(*args, **kwargs)
         except OSError as error:
-            raise OperationalError(None, None, error) from error
+            problem = str(error) or f"no answer within {kwargs['timeout']} s"
+            place = f"{kwargs['host']}:{kwargs['port']}"
+            told = ConnectionError(f"can't connect to {place}: {problem}")
+            raise OperationalError(None, None, told) from error
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:

@@ -44,25 +44,25 @@ async def list_items(
 
 @router.get("/{item_id}", responses=problems(404))
 async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
-    return _found(await session.get(Item, item_id))
+    return _found(item_id, await session.get(Item, item_id))
 
 
 @router.patch("/{item_id}", responses=problems(404))
 async def change_item(item_id: ItemId, change: ItemChange, session: SessionDep) -> ItemRead:
     changes = change.model_dump(exclude_unset=True)
     if not changes:
-        return _found(await session.get(Item, item_id))
+        return _found(item_id, await session.get(Item, item_id))
     query = update(Item).where(Item.id == item_id).values(changes).returning(Item)
-    return _found(await session.scalar(query))
+    return _found(item_id, await session.scalar(query))
 
 
 @router.delete("/{item_id}", status_code=204, responses=problems(404))
 async def delete_item(item_id: ItemId, session: SessionDep) -> None:
-    if await session.scalar(delete(Item).where(Item.id == item_id).returning(Item.id)) is None:
-        raise HTTPException(404, f"There is no item {item_id}.")
+    query = delete(Item).where(Item.id == item_id).returning(Item)
+    _found(item_id, await session.scalar(query))
 
 
-def _found(item: Item | None) -> ItemRead:
+def _found(item_id: int, item: Item | None) -> ItemRead:
     if item is None:
-        raise HTTPException(404, "There is no such item.")
+        raise HTTPException(404, f"There is no item {item_id}.")
     return ItemRead.model_validate(item)

@@ -9,8 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from {{ cookiecutter.package_name }}.database.failures import classify
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionsDep
-from {{ cookiecutter.package_name }}.web.problems import problems
+from {{ cookiecutter.package_name }}.web.problems import log_failure, problems
 
 router = APIRouter(tags=["health"])
 
@@ -34,6 +35,9 @@ async def readyz(sessions: ReadSessionsDep) -> Health:
     try:
         async with asyncio.timeout(READINESS_TIMEOUT), sessions() as session:
             await session.execute(text("SELECT 1"))
-    except (SQLAlchemyError, TimeoutError) as error:
+    except SQLAlchemyError as error:
+        log_failure(error, classify(error))
         raise HTTPException(503, "The database does not answer.") from error
+    except TimeoutError as error:
+        raise HTTPException(503, f"No answer within {READINESS_TIMEOUT} s.") from error
     return Health()

@@ -81,10 +81,8 @@ async def _invalid(request: Request, error: RequestValidationError) -> ProblemRe
     return _respond(422, "The request does not fit the schema.", errors=errors)
 
 
-async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse:
-    failure = classify(error)
-    if failure is Failure.UNKNOWN:
-        raise error
+def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
+    """Log what a database answered."""
     # Not the error's text: asyncpg and PostgreSQL put the values of the request into it.
     cause = getattr(error, "driver_exception", error)
     log.warning(
@@ -94,6 +92,13 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
         sqlstate=getattr(cause, "sqlstate", None),
         constraint=getattr(cause, "constraint_name", None),
     )
+
+
+async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse:
+    failure = classify(error)
+    if failure is Failure.UNKNOWN:
+        raise error
+    log_failure(error, failure)
     match failure:
         case Failure.UNAVAILABLE:
             return _respond(
