@@ -271,6 +271,12 @@ ROWS = [
         "tests/migrations/test_migrations.py::test_a_migration_may_take_its_time",
     ),
     Row(
+        "no parameters in the text of an error",
+        ENGINE,
+        {"hide_parameters=True, **pool": "**pool"},
+        "tests/pooler/test_failures.py::test_the_text_of_an_error_has_no_parameters",
+    ),
+    Row(
         "no value of a request in the log",
         PROBLEMS,
         {"error=type(cause).__name__": "error=str(error)"},

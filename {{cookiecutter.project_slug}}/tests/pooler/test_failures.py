@@ -63,6 +63,15 @@ async def test_values_that_do_not_fit(engine: AsyncEngine) -> None:
     assert await _failure(engine, "SELECT CAST(:t AS text)", t="a\0b") is Failure.INVALID
 
 
+async def test_the_text_of_an_error_has_no_parameters(engine: AsyncEngine) -> None:
+    """It ends in the log, with the traceback of a defect."""
+    with pytest.raises(SQLAlchemyError) as error:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT nonsense(CAST(:t AS text))"), {"t": "secret"})
+    assert "nonsense" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
 async def test_a_lock_that_is_held(engine: AsyncEngine, tables: str) -> None:
     async with engine.begin() as holder:
         await holder.execute(text(f"SELECT * FROM {tables} FOR UPDATE"))
