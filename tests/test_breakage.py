@@ -16,14 +16,23 @@ URL = "src/{package}/database/url.py"
 PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
 MAIN = "src/{package}/main.py"
+CLI = "src/{package}/cli.py"
 
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
 SESSION = "tests/api/test_session.py::"
 WEB = "tests/api/test_web.py::"
+FAULTS = "tests/faults/test_faults.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": _ASYNCPG_CACHE if named else 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,\n'
+
+
+LOST = {  # what tells that a connection was lost
+    "OSError) or error.connection_invalidated": "OSError)",
+    '    "08": Failure.UNAVAILABLE,': '    "0_": Failure.UNAVAILABLE,',
+    '    "57P": Failure.UNAVAILABLE,': '    "57_": Failure.UNAVAILABLE,',
+}
 
 
 @dataclass(frozen=True)
@@ -389,6 +398,66 @@ ROWS = [
         URL,
         {'decoded = unquote(text, errors="strict")': "decoded = text"},
         "tests/unit/test_url.py::test_any_text_survives",
+    ),
+    Row(
+        "503 and nothing else while the pooler is away",
+        FAILURES,
+        {"raise OperationalError(None, None, told) from error": "raise"},
+        FAULTS + "test_the_pooler_is_restarted",
+    ),
+    Row(
+        "no failing request after a restart of the pooler that nobody noticed",
+        ENGINE,
+        {"if connection.driver_connection.is_closed():": "if False:"},
+        FAULTS + "test_the_pooler_is_restarted_while_nobody_asks",
+    ),
+    Row(
+        "503 and nothing else while PostgreSQL is away",
+        FAILURES,
+        LOST,
+        FAULTS + "test_postgresql_is_restarted_behind_the_pooler",
+    ),
+    Row(
+        "503 for whoever was on a backend that is killed",
+        FAILURES,
+        LOST,
+        FAULTS + "test_a_backend_is_killed",
+    ),
+    Row(
+        "no acknowledged write is missing",
+        DEPENDENCIES,
+        {'Depends(_transaction, scope="function")': "Depends(_transaction)"},
+        FAULTS + "test_a_backend_is_killed",
+    ),
+    Row(
+        "an end to waiting for a backend that hangs",
+        ENGINE,
+        {"settings.database_command_timeout": "15"},
+        FAULTS + "test_a_backend_hangs",
+    ),
+    Row(
+        "nothing left of requests that were cancelled",
+        DEPENDENCIES,
+        {
+            "    async with sessions.begin() as session:\n        yield session\n": (
+                "    session = sessions()\n    _kept.append(session)\n    yield session\n"
+                "    await session.commit()\n    await session.close()\n"
+            ),
+            "\n\nasync def _transaction": "\n\n_kept = []\n\nasync def _transaction",
+        },
+        SESSION + "test_cancelled_requests_leave_nothing_behind",
+    ),
+    Row(
+        "requests in flight are finished after SIGTERM",
+        CLI,
+        {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=0"},
+        FAULTS + "test_sigterm",
+    ),
+    Row(
+        "exit code 0 after SIGTERM",
+        CLI,
+        {"    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n": ""},
+        FAULTS + "test_sigterm",
     ),
 ]
 

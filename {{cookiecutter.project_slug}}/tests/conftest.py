@@ -101,9 +101,10 @@ def servers(pytestconfig: pytest.Config) -> Servers:
 
 @pytest.fixture
 def servers_are_ours(servers: Servers) -> None:
-    """For a test that would harm others: wrong passwords lock out every client of a Supavisor."""
+    """For a test that would harm others: wrong passwords lock out every client of a Supavisor, and a
+    role's setting is everybody's."""
     if not servers.ours:
-        pytest.skip("this test logs in with wrong passwords, which is not for a server in use")
+        pytest.skip("this test could harm others, so it is not for servers that others use")
 
 
 @pytest.fixture(scope="session", autouse=True)

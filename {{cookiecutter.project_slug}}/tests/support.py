@@ -1,6 +1,11 @@
 """What several tests need."""
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +16,7 @@ import asyncpg
 import uvicorn
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import ASGITransport, AsyncClient, ConnectError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.engine import create_engine
@@ -44,7 +49,8 @@ async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connectio
         user=target.url.username,
         password=target.url.password,
         database=target.url.database,
-        **{"statement_cache_size": 0, **target.connect_args, **arguments},
+        # 10 s: a lock that the service forgot fails the test, rather than never letting it end.
+        **{"statement_cache_size": 0, "command_timeout": 10, **target.connect_args, **arguments},
     )
     try:
         yield connection
@@ -88,6 +94,57 @@ async def serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
     finally:
         server.should_exit = True
         await task
+
+
+class Served:
+    """A service in a process of its own; `output` is complete once it has ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: AsyncClient) -> None:
+        self.process = process
+        self.client = client
+        self.output = ""
+
+
+@asynccontextmanager
+async def served(
+    url: str, folder: Path, *arguments: str, module: str = "{{ cookiecutter.package_name }}", **env: str
+) -> AsyncIterator[Served]:
+    """Run a module's `serve` as a process, in a folder away from any `.env` file, for a minute at
+    most."""
+    port = str(_free_port())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
+        cwd=folder,
+        env=os.environ | {"DATABASE_URL": url} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(60):
+        served = Served(process, client)
+        output = asyncio.create_task(process.communicate())
+        try:
+            while not await _answers(client):
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+            yield served
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            served.output = (await output)[0].decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _answers(client: AsyncClient) -> bool:
+    try:
+        return (await client.get("/livez")).status_code == 200
+    except ConnectError:
+        return False
 
 
 async def server_connections(direct: asyncpg.Connection, condition: str, *values: Any) -> int:

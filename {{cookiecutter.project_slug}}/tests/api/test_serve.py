@@ -1,82 +1,30 @@
 """The service as a process of its own: `serve`, its log, and how it ends."""
 
-import asyncio
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from httpx import AsyncClient, ConnectError
+from httpx import AsyncClient
 from sqlalchemy import make_url
 
-from tests.support import Database
+from tests.support import Database, served
 
-COMMAND = [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Served:
-    """A running service; `output` is complete once it has ended."""
-
-    def __init__(self, process: asyncio.subprocess.Process, client: AsyncClient) -> None:
-        self.process = process
-        self.client = client
-        self.output = ""
-
-
-@asynccontextmanager
-async def _serve(url: str, folder: Path, *arguments: str, **env: str) -> AsyncIterator[Served]:
-    port = str(_free_port())
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "--port", port, *arguments),
-        cwd=folder,  # away from any .env file
-        env=os.environ | {"DATABASE_URL": url} | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(30):
-        served = Served(process, client)
-        try:
-            while not await _answers(client):
-                assert process.returncode is None
-                await asyncio.sleep(0.05)
-            yield served
-        finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            output, _ = await process.communicate()
-            served.output = output.decode()
-
-
-async def _answers(client: AsyncClient) -> bool:
-    try:
-        return (await client.get("/livez")).status_code == 200
-    except ConnectError:
-        return False
+SERVE = [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve"]
 
 
 async def test_the_log_is_json_with_request_ids_and_the_pool(
     database: Database, tmp_path: Path
 ) -> None:
     request_id = "0123456789abcdef0123456789abcdef"
-    async with _serve(database.pooler_url, tmp_path, DATABASE_POOL_SIZE="7") as served:
-        response = await served.client.get("/readyz", headers={"X-Request-ID": request_id})
+    async with served(database.pooler_url, tmp_path, DATABASE_POOL_SIZE="7") as service:
+        response = await service.client.get("/readyz", headers={"X-Request-ID": request_id})
         assert (response.status_code, response.headers["x-request-id"]) == (200, request_id)
-    assert served.process.returncode == 0
-    lines = [json.loads(line) for line in served.output.splitlines()]
+    assert service.process.returncode == 0
+    lines = [json.loads(line) for line in service.output.splitlines()]
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7]
     [access] = [line for line in lines if "GET /readyz" in line["event"]]
     assert access["request_id"] == request_id
@@ -84,34 +32,34 @@ async def test_the_log_is_json_with_request_ids_and_the_pool(
 
 async def test_log_level_and_format(database: Database, tmp_path: Path) -> None:
     quiet = {"LOG_LEVEL": "WARNING", "LOG_FORMAT": "console"}
-    async with _serve(database.pooler_url, tmp_path, **quiet) as served:
-        await served.client.get("/readyz")
-    assert served.output == ""
-    async with _serve(database.pooler_url, tmp_path, LOG_FORMAT="console") as served:
-        await served.client.get("/readyz")
-    assert re.search(r"^\S+ \[info +\] database engine ", served.output, re.MULTILINE)
+    async with served(database.pooler_url, tmp_path, **quiet) as service:
+        await service.client.get("/readyz")
+    assert service.output == ""
+    async with served(database.pooler_url, tmp_path, LOG_FORMAT="console") as service:
+        await service.client.get("/readyz")
+    assert re.search(r"^\S+ \[info +\] database engine ", service.output, re.MULTILINE)
 
 
 async def test_workers_have_pools_of_their_own_and_metrics_together(
     database: Database, tmp_path: Path
 ) -> None:
-    async with _serve(database.pooler_url, tmp_path, "--workers", "2") as served:
+    async with served(database.pooler_url, tmp_path, "--workers", "2") as service:
         for _ in range(20):  # each on a connection of its own, so that both workers get some
-            async with AsyncClient(base_url=served.client.base_url) as client:
+            async with AsyncClient(base_url=service.client.base_url) as client:
                 assert (await client.get("/readyz")).status_code == 200
-        metrics = (await served.client.get("/metrics")).text
-    assert served.process.returncode == 0
-    assert served.output.count('"database engine"') == 2
+        metrics = (await service.client.get("/metrics")).text
+    assert service.process.returncode == 0
+    assert service.output.count('"database engine"') == 2
     assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
 
 
 async def test_the_password_is_nowhere(tmp_path: Path) -> None:
     url = "postgresql://user:marked-secret@127.0.0.1:1/database"
-    async with _serve(url, tmp_path, LOG_LEVEL="debug") as served:
-        response = await served.client.get("/readyz")
-        metrics = await served.client.get("/metrics")
+    async with served(url, tmp_path, LOG_LEVEL="debug") as service:
+        response = await service.client.get("/readyz")
+        metrics = await service.client.get("/metrics")
     assert response.status_code == 503
-    assert "marked-secret" not in served.output + response.text + metrics.text
+    assert "marked-secret" not in service.output + response.text + metrics.text
 
 
 def test_a_traceback_for_people_has_no_local_variables(tmp_path: Path) -> None:
@@ -158,7 +106,7 @@ def test_a_bad_environment_is_one_message(
     tmp_path: Path, variables: dict[str, str], arguments: list[str], message: str
 ) -> None:
     result = subprocess.run(
-        [*COMMAND, *arguments],
+        [*SERVE, *arguments],
         cwd=tmp_path,
         env=os.environ | variables,
         capture_output=True,
@@ -177,7 +125,7 @@ def test_a_wrong_login_ends_serve_with_a_hint(
 ) -> None:
     wrong = make_url(database.pooler_url).set(password="marked-secret")
     result = subprocess.run(
-        [*COMMAND, "--workers", "2"],
+        [*SERVE, "--workers", "2"],
         cwd=tmp_path,
         env=os.environ | {"DATABASE_URL": wrong.render_as_string(hide_password=False)},
         capture_output=True,

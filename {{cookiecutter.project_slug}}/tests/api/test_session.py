@@ -140,11 +140,21 @@ async def test_no_server_connection_remains_after_shutdown(
 async def test_cancelled_requests_leave_nothing_behind(
     app: FastAPI, database: Database, notes: str
 ) -> None:
-    """Clients hang up at every point of a request; the pool is complete afterwards."""
+    """At every point of a request, between two statements too; the pool is complete afterwards."""
+    dawdling = asyncio.Event()
+
+    @app.post("/dawdling/{note}")
+    async def dawdle(note: str, session: SessionDep) -> None:
+        await session.execute(text(f"INSERT INTO {notes} VALUES (:note)"), {"note": note})
+        dawdling.set()
+        await asyncio.sleep(60)  # as if asking another service
+
     stuck = "datname = current_database() AND state LIKE 'idle in transaction%'"
     async with running(app) as client:
         await asyncio.gather(*(client.post(f"/notes/first-{number}") for number in range(20)))
-        requests = [asyncio.create_task(client.post(f"/notes/{number}")) for number in range(200)]
+        paths = [f"/{'dawdling' if number < 5 else 'notes'}/{number}" for number in range(500)]
+        requests = [asyncio.create_task(client.post(path)) for path in paths]
+        await dawdling.wait()
         for number, request in enumerate(requests):
             if number % 5 == 0:
                 await asyncio.sleep(0.001)

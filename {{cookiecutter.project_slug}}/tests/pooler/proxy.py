@@ -20,7 +20,11 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass one connection on until either side ends it."""
         self.connections += 1
-        server_reader, server_writer = await asyncio.open_connection(*self.server)
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self.server)
+        except ConnectionError:
+            writer.close()
+            return
         asked = False
 
         async def requests() -> None:

@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -158,6 +159,36 @@ async def test_command_timeout(configured: Configured) -> None:
         assert 0.3 <= time.monotonic() - started < 5
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_timeout_of_the_role_holds_through_the_pooler(
+    database: Database, configured: Configured, one_backend: str, servers_are_ours: None
+) -> None:
+    """The server's own timeout for every statement, where one is wanted."""
+    role = "ALTER ROLE current_user IN DATABASE {} {} statement_timeout"
+    async with connect(database.url) as direct:
+        name = await direct.fetchval("SELECT current_database()")
+        await direct.execute(role.format(name, "SET") + " = '321ms'")
+        try:
+            async with configured(DATABASE_URL=one_backend) as engine, engine.connect() as one:
+                assert await one.scalar(text("SHOW statement_timeout")) == "321ms"
+                with pytest.raises(
+                    DBAPIError, match="canceling statement due to statement timeout"
+                ):
+                    await one.execute(text("SELECT pg_sleep(5)"))
+        finally:
+            await direct.execute(role.format(name, "RESET"))
+
+
+async def test_a_timeout_in_the_login_does_not_hold(database: Database) -> None:
+    """PgBouncer refuses the parameter; Supavisor takes it and forgets it."""
+    try:
+        async with connect(
+            database.pooler_url, server_settings={"statement_timeout": "321"}
+        ) as one:
+            assert await one.fetchval("SHOW statement_timeout") != "321ms"
+    except asyncpg.ProtocolViolationError as error:
+        assert "unsupported startup parameter" in str(error)
 
 
 async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(

@@ -1,0 +1,30 @@
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.servers import Servers, open_servers
+from tests.support import ROOT, Served, served
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[Servers]:
+    """A PostgreSQL and a pooler of this test's own, which it may stop and start."""
+    async with open_servers() as servers:
+        yield servers
+
+
+@pytest.fixture
+async def service(servers: Servers, tmp_path: Path) -> AsyncIterator[Served]:
+    """The service with a ledger, on these servers."""
+    limits = {
+        "DATABASE_POOL_TIMEOUT": "2",
+        "DATABASE_CONNECT_TIMEOUT": "2",
+        "DATABASE_COMMAND_TIMEOUT": "2",
+    }
+    path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    async with served(
+        servers.pooler_url, tmp_path, module="tests.faults.service", PYTHONPATH=path, **limits
+    ) as service:
+        yield service

@@ -1,0 +1,148 @@
+"""Whatever breaks: the service goes on by itself, and no write that it acknowledged is missing."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from httpx import AsyncClient
+
+from tests.faults.load import Load, load
+from tests.faults.servers import Servers
+from tests.support import Served, connect, eventually_gone
+
+GOOD = {200, 201}
+STUCK = "state LIKE 'idle in transaction%'"
+
+
+async def _ready(service: Served) -> None:
+    async with asyncio.timeout(15):
+        while (await service.client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def _nothing_is_left(service: Served, servers: Servers, load: Load) -> None:
+    """Every acknowledged write is there, every connection is back, and no transaction is open."""
+    assert service.process.returncode is None
+    assert load.acknowledged
+    assert load.acknowledged <= await servers.entries()
+    async with asyncio.timeout(10):
+        while (await service.client.get("/checked-out")).json():
+            await asyncio.sleep(0.05)
+    async with connect(servers.database_url) as direct:
+        await eventually_gone(direct, STUCK)
+
+
+async def test_the_pooler_is_restarted(servers: Servers, service: Served) -> None:
+    async with load(service.client) as requests:
+        await servers.stop_pooler()
+        await requests.more(50)
+        await servers.start_pooler()
+        back = time.monotonic()
+        await requests.more(200)
+    assert requests.statuses(since=back) == GOOD
+    assert requests.statuses() == GOOD | {503}
+    await _nothing_is_left(service, servers, requests)
+
+
+async def test_the_pooler_is_restarted_while_nobody_asks(servers: Servers, service: Served) -> None:
+    """Every connection in the pool is closed then, and none is handed out."""
+    async with load(service.client) as requests:
+        pass
+    await servers.stop_pooler()
+    await servers.start_pooler()
+    async with load(service.client) as later:
+        pass
+    assert later.statuses() == GOOD
+    await _nothing_is_left(service, servers, requests)
+
+
+async def test_postgresql_is_restarted_behind_the_pooler(servers: Servers, service: Served) -> None:
+    async with load(service.client) as requests:
+        await servers.stop_postgres()
+        await requests.more(50)
+        await servers.start_postgres()
+        await _ready(service)
+        back = time.monotonic()
+        await requests.more(200)
+    assert requests.statuses(since=back) == GOOD
+    assert requests.statuses() == GOOD | {503}
+    await _nothing_is_left(service, servers, requests)
+
+
+async def _backend_at_work(servers: Servers, query: str) -> int:
+    """A backend that sleeps in `query`, and so holds no lock that others need."""
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query = $1"
+    async with connect(servers.database_url) as direct, asyncio.timeout(5):
+        while (pid := await direct.fetchval(sleeping, query)) is None:
+            pass
+        return int(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_backend_is_killed(
+    servers: Servers, service: Served, number: signal.Signals
+) -> None:
+    """After SIGKILL, as the kernel sends it when memory runs out, PostgreSQL ends all the others
+    too and recovers from its log."""
+    async with load(service.client) as requests:
+        for _ in range(3):
+            os.kill(await _backend_at_work(servers, "COMMIT;"), number)
+            await _ready(service)
+        back = time.monotonic()
+        await requests.more(200)
+    assert requests.statuses(since=back) == GOOD
+    assert requests.statuses() == GOOD | {503}
+    await _nothing_is_left(service, servers, requests)
+
+
+async def test_a_backend_hangs(servers: Servers, service: Served) -> None:
+    """Whoever is on it is answered 503 after DATABASE_COMMAND_TIMEOUT, 2 s here, and the 2 s that
+    SQLAlchemy gives a connection to close; the others notice nothing."""
+    async with load(service.client) as requests:
+        started = time.monotonic()
+        slow = asyncio.create_task(service.client.get("/slow", timeout=30))
+        pid = await _backend_at_work(servers, "SELECT pg_sleep(1.5)")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert (await slow).status_code == 503
+            assert 2 <= time.monotonic() - started < 6
+            await requests.more(100)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert requests.statuses() == GOOD
+    await _nothing_is_left(service, servers, requests)
+
+
+async def test_clients_hang_up(servers: Servers, service: Served) -> None:
+    async with load(service.client) as requests:
+        for turn in range(10):
+            async with AsyncClient(base_url=service.client.base_url) as client:
+                posts = [
+                    asyncio.create_task(client.post(f"/entries/{-50 * turn - number - 1}"))
+                    for number in range(50)
+                ]
+                await asyncio.sleep(0.02 * turn)
+                for post in posts:
+                    post.cancel()
+                await asyncio.gather(*posts, return_exceptions=True)
+    assert requests.statuses() == GOOD
+    await _nothing_is_left(service, servers, requests)
+
+
+async def test_sigterm(servers: Servers, service: Served) -> None:
+    """Requests in flight are finished, new ones are refused, and no connection stays open."""
+    slow = [asyncio.create_task(service.client.get("/slow")) for _ in range(3)]
+    async with load(service.client) as requests:
+        asked = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        await requests.more(50)
+        assert await service.process.wait() == 0
+        assert time.monotonic() - asked < 10
+    assert [response.status_code for response in await asyncio.gather(*slow)] == [200] * 3
+    assert requests.statuses() == GOOD | {0}
+    assert requests.statuses(since=asked + 0.2) == {0}
+    assert requests.acknowledged <= await servers.entries()
+    async with connect(servers.database_url) as direct:
+        await eventually_gone(direct, STUCK)
