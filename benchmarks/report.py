@@ -21,7 +21,7 @@ LABELS = {
     "service": "**this service**",
     "pre_ping": "this service with `pool_pre_ping`",
     "overflow": "this service with a pool of 5 + 10",
-    "recipe": "SQLAlchemy's recipe: NullPool, uuid names",
+    "recipe": "SQLAlchemy's recipe (NullPool, uuids)",
 }
 
 
@@ -150,28 +150,37 @@ def draw(result: dict[str, Any], path: Path) -> None:
         found = cell(result, latency, "read", connections, variant)
         return found["ratio_to_raw"]["requests_per_s"] * 100
 
+    longest = max(share(latency, variant) for latency in latencies for variant in variants)
     middle = latencies[len(latencies) // 2]
     # The same file from the same figures: no date, no random ids.
     style = {"svg.hashsalt": "benchmarks", "font.size": 10, "axes.edgecolor": "#888888"}
     with mpl.rc_context(style):
         figure, axes = plt.subplots(
-            1, len(latencies), figsize=(10, 3.6), sharey=True, squeeze=False, layout="constrained"
+            1, len(latencies), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained"
         )
-        axes = axes[0]
         labels = [LABELS[name].replace("*", "").replace("`", "") for name in variants]
-        for axis, latency in zip(axes, latencies, strict=True):
+        colors = ["#2463a8" if name == "service" else "#b8bec6" for name in variants]
+        for axis, latency in zip(axes[0], latencies, strict=True):
             shares = [share(latency, variant) for variant in variants]
-            colors = ["#2463a8" if name == "service" else "#b8bec6" for name in variants]
             bars = axis.barh(labels, shares, color=colors, height=0.7)
-            axis.bar_label(bars, [f"{value:.0f}" for value in shares], padding=3)
-            axis.axvline(100, color="#444444", linewidth=0.8, linestyle=":")
-            axis.set_xlim(0, max(120, max(shares) * 1.15))
-            trip = "no latency added" if latency == 0 else f"+ {latency} ms a round trip"
-            axis.set_title(f"{trip} to the pooler", fontsize=10)
-            axis.set_xlabel("reads/s, % of raw asyncpg")
+            axis.bar_label(
+                bars,
+                [f"{value:.0f} %" for value in shares],
+                padding=4,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+            axis.axvline(100, color="#444444", linewidth=0.8, linestyle=":", zorder=0)
+            axis.set_xlim(0, longest * 1.25)
+            axis.set_title(
+                f"+{latency} ms per round trip" if latency else "on the same host", fontsize=10
+            )
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(axis="y", length=0)
-        axes[0].invert_yaxis()
+        axes[0][0].invert_yaxis()
+        figure.supxlabel(
+            f"reads per second with {connections} connections, % of raw asyncpg in the generated app",
+            fontsize=10,
+        )
         figure.suptitle(
             f"{middle} ms from its pooler, the service reads at {share(middle, 'service'):.0f} %"
             f" of raw asyncpg's rate, SQLAlchemy's recipe at {share(middle, 'recipe'):.0f} %",
