@@ -27,9 +27,10 @@ POOL = 15
 CONFIGURATIONS = {"service": "hold", "seeds": "seeds"}
 HOLD = get("/hold")
 
-# Normal again: so many requests in a row, one after the other, each within so many seconds.
+# Normal again: so many requests in a row, one after the other, each with at most so many seconds more
+# than it holds a connection.
 NORMAL_REQUESTS = 20
-NORMAL_SECONDS = 0.15
+NORMAL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Plan:
     rounds: int = 3
     clients: int = 2000
     seconds: float = 30
+    hold: float = 0.05
     variables: tuple[tuple[str, str], ...] = ()
     """Of the service, beyond DATABASE_POOL_SIZE."""
 
 
 # So few that a pool is only overloaded if it is impatient.
-QUICK = Plan(rounds=1, clients=150, seconds=2, variables=(("DATABASE_POOL_TIMEOUT", "0.2"),))
+QUICK = Plan(rounds=1, clients=100, seconds=1, variables=(("DATABASE_POOL_TIMEOUT", "0.2"),))
 
 
 def milliseconds(seconds: float | None) -> float | None:
@@ -84,7 +86,7 @@ def figures(seen: Crowd, probes: list[tuple[float, float, int]]) -> dict[str, An
     }
 
 
-async def recovery(port: int, since: float) -> float | None:
+async def recovery(port: int, since: float, hold: float) -> float | None:
     """Seconds from `since` until the first of enough normal answers in a row was asked for."""
     client = Client(port)
     normal, began = 0, since
@@ -93,8 +95,9 @@ async def recovery(port: int, since: float) -> float | None:
             asked = time.monotonic()
             if asked - since > PATIENCE:
                 return None
-            status = await client.ask(HOLD)
-            if status == 200 and time.monotonic() - asked < NORMAL_SECONDS:
+            async with asyncio.timeout(PATIENCE):
+                status = await client.ask(HOLD)
+            if status == 200 and time.monotonic() - asked < hold + NORMAL_SECONDS:
                 began = began if normal else asked
                 normal += 1
             else:
@@ -109,9 +112,7 @@ async def load(port: int, plan: Plan) -> tuple[list[tuple[float, Crowd]], float 
     """Both phases, each with when it began, and the recovery."""
     phases = []
     warm = Client(port)
-    for _ in range(
-        50
-    ):  # what every process does once: imports, caches, the pool's first connection
+    for _ in range(10):  # what a process does once: caches, the pool's first connection
         await warm.ask(HOLD)
     warm.close()
     begun = time.monotonic()
@@ -122,17 +123,15 @@ async def load(port: int, plan: Plan) -> tuple[list[tuple[float, Crowd]], float 
     overload = asyncio.create_task(crowd(port, HOLD, plan.clients, plan.seconds))
     await asyncio.sleep(plan.seconds)
     # From when nobody new arrives, while some may still wait.
-    recovered = await recovery(port, begun + plan.seconds)
+    recovered = await recovery(port, begun + plan.seconds, plan.hold)
     phases.append((begun, await overload))
     return phases, recovered
 
 
-def run(
-    runner: asyncio.Runner, project: stack.Project, name: str, plan: Plan, hold: float
-) -> dict[str, Any]:
+def run(runner: asyncio.Runner, project: stack.Project, name: str, plan: Plan) -> dict[str, Any]:
     """One configuration, on servers of its own: what both phases and the recovery come to."""
     variables = {"DATABASE_POOL_SIZE": str(POOL), **dict(plan.variables)}
-    variables["HOLD_SECONDS"] = str(hold)
+    variables["HOLD_SECONDS"] = str(plan.hold)
     log = project.scratch / "probe.log"
     with (
         stack.servers(project) as servers,
@@ -146,7 +145,7 @@ def run(
             try:
                 phases, recovered = runner.run(load(port, plan))
             except TimeoutError:
-                raise services[name].fail(f"no answer within {PATIENCE} s.") from None
+                raise services[name].fail(f"no answer for {PATIENCE} s.") from None
             probes = finish(probe)
         return {
             **{
@@ -168,7 +167,8 @@ def finish(probe: subprocess.Popen[str]) -> list[tuple[float, float, int]]:
 def median(values: list[Any]) -> Any:
     """Of numbers, or key by key. None where it is None in more than half."""
     if isinstance(values[0], dict):
-        return {key: median([value.get(key) for value in values]) for key in values[0]}
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: median([value.get(key) for value in values]) for key in keys}
     known = [value for value in values if value is not None]
     return round(statistics.median(known), 3) if 2 * len(known) > len(values) else None
 
@@ -176,13 +176,12 @@ def median(values: list[Any]) -> Any:
 def main() -> None:
     parser = stack.arguments(__doc__)
     parser.add_argument("--clients", type=int, metavar="N", help="how many arrive")
-    parser.add_argument(
-        "--hold", type=float, metavar="SECONDS", default=0.05, help="of each request"
-    )
+    parser.add_argument("--hold", type=float, metavar="N", help="seconds, of each request")
     options = parser.parse_args()
     plan = QUICK if options.quick else Plan()
-    given = {"rounds": options.rounds, "clients": options.clients, "seconds": options.seconds}
-    plan = replace(plan, **{name: value for name, value in given.items() if value})
+    names = ("rounds", "clients", "seconds", "hold")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    plan = replace(plan, **given)
     stack.raise_file_limit(plan.clients + 500)
     rounds: list[dict[str, Any]] = []
     with stack.project(options.project) as project:
@@ -193,13 +192,13 @@ def main() -> None:
                 names = list(CONFIGURATIONS)[:: 1 if number % 2 else -1]
                 for name in names:
                     print(f"Round {number} of {plan.rounds}: {name}", file=sys.stderr, flush=True)
-                    seen = run(runner, project, name, plan, options.hold)
+                    seen = run(runner, project, name, plan)
                     rounds.append({"round": number, "configuration": name, **seen})
     result = {
         **facts,
         "clients": plan.clients,
         "seconds": plan.seconds,
-        "hold_s": options.hold,
+        "hold_s": plan.hold,
         "service_variables": {"DATABASE_POOL_SIZE": str(POOL), **dict(plan.variables)},
         "medians": [
             {
@@ -240,4 +239,4 @@ def check(one: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stack.command(main)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,15 @@ PACKAGE = "orders_api"
 
 class BenchmarkError(SystemExit):
     """Something went wrong; the message says what. Exit code 1."""
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a benchmark. Ctrl-C and SIGTERM end it in good order: everything it started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -86,8 +95,6 @@ class Project:
 @contextmanager
 def project(given: Path | None) -> Iterator[Project]:
     """Bake the template with its default answers, or use what was baked already."""
-    # SIGTERM ends this like Ctrl-C, so that everything is ended in its turn.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         scratch = Path(folder)
         if given is not None:

@@ -48,7 +48,7 @@ class Plan:
     seconds: float = 2.5
 
 
-QUICK = Plan(rounds=1, latencies_ms=(1,), warm_up=0.1, seconds=0.2)
+QUICK = Plan(rounds=1, latencies_ms=(1,), connections=(8, 2), warm_up=0.05, seconds=0.1)
 
 chance = random.Random(2026)
 NEW_ITEM = post("/items", b'{"name": "benchmark", "description": "an item like any other"}')
@@ -79,16 +79,19 @@ def measure(
         BenchmarkError: an answer was not 2xx, so the figures would mean nothing.
     """
     cpu: list[tuple[float, float]] = []
-    seen = runner.run(
-        closed_loop(
-            service.port,
-            OPERATIONS[operation],
-            connections=connections,
-            warm_up=plan.warm_up,
-            seconds=plan.seconds,
-            edge=lambda: cpu.append((service.cpu_seconds(), time.process_time())),
+    try:
+        seen = runner.run(
+            closed_loop(
+                service.port,
+                OPERATIONS[operation],
+                connections=connections,
+                warm_up=plan.warm_up,
+                seconds=plan.seconds,
+                edge=lambda: cpu.append((service.cpu_seconds(), time.process_time())),
+            )
         )
-    )
+    except OSError as error:  # a timeout is one too
+        raise service.fail(f"{operation}: {error!r}") from None
     if any(not 200 <= status < 300 for status in seen.statuses):
         raise service.fail(f"{operation} was answered {dict(seen.statuses)} (status: how often).")
     answered = len(seen.latencies)
@@ -208,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stack.command(main)
