@@ -104,10 +104,11 @@ async def _connect(client: AsyncClient) -> tuple[asyncio.StreamReader, asyncio.S
 async def _flood(client: AsyncClient, parts: list[bytes]) -> bytes:
     reader, writer = await _connect(client)
     try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        return await reader.read()
+        async with asyncio.timeout(10):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            return await reader.read()
     except ConnectionError:
         return b""
     finally:
