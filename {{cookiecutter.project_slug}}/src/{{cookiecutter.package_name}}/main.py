@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="{{ cookiecutter.description }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
-        # /items/1/, /items/2/ ... would each be redirected, and each be a label in /metrics for ever.
+        # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
         redirect_slashes=False,
     )
     install_problem_handlers(app)
