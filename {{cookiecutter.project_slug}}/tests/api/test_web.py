@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from httpx import AsyncClient
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
 
-from tests.support import running
+from tests.support import running, serving
 
 
 async def test_health(client: AsyncClient) -> None:
@@ -62,6 +62,24 @@ async def test_a_defect_is_answered_without_its_text(app: FastAPI) -> None:
     assert problem == {"title": "Internal Server Error", "status": 500}
 
 
+async def test_a_defect_is_logged_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    """The settings and the engine are what an error's text is likely to name."""
+    url = "postgresql://user:marked-secret@127.0.0.1:1/database"
+    settings = Settings(database_url=SecretStr(url))
+    app = create_app(settings)
+
+    @app.get("/defect")
+    async def defect(request: Request) -> None:
+        engine = request.state.engine
+        raise RuntimeError(f"{settings!r} {settings} {engine!r} {engine.url} {engine.url!r}")
+
+    async with serving(app) as client:
+        response = await client.get("/defect")
+    assert response.status_code == 500
+    assert "RuntimeError: Settings(database_url=" in caplog.text
+    assert "marked-secret" not in response.text + caplog.text
+
+
 async def test_a_value_that_the_database_refuses_is_not_logged(
     app: FastAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +119,18 @@ async def test_every_error_is_a_problem(
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["status"] == status
     assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_405_names_every_method_of_the_path(app: FastAPI) -> None:
+    """Starlette names those of the path's first route."""
+
+    @app.get("/two")
+    @app.post("/two")
+    async def two() -> None: ...
+
+    async with running(app) as client:
+        response = await client.delete("/two")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
 
 
 async def test_an_invalid_body_is_named_but_not_repeated(app: FastAPI) -> None:

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/items", tags=["items"], responses=problems(422, 503)
 ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=problems(400, 413))
 async def create_item(new: ItemCreate, session: SessionDep) -> ItemRead:
     item = Item(**new.model_dump())
     session.add(item)
@@ -47,7 +47,7 @@ async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
     return _found(item_id, await session.get(Item, item_id))
 
 
-@router.patch("/{item_id}", responses=problems(404))
+@router.patch("/{item_id}", responses=problems(400, 404, 413))
 async def change_item(item_id: ItemId, change: ItemChange, session: SessionDep) -> ItemRead:
     changes = change.model_dump(exclude_unset=True)
     if not changes:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 
@@ -19,6 +20,10 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 # Seconds. Overload of a pool passes quickly; clients should add jitter of their own.
 RETRY_AFTER = 1
+# A choice: enough to mend a request by, where a body of 100,000 unknown fields has as many errors.
+MAX_ERRORS = 20
+# Characters of a location or a message, which a client may have made up.
+MAX_TEXT = 200
 
 
 class Problem(BaseModel):
@@ -69,14 +74,30 @@ def _respond(
 
 async def _http(request: Request, error: HTTPException) -> ProblemResponse:
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-    return _respond(error.status_code, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
+    return _respond(error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path. Starlette names those of the first route that has it."""
+    return ", ".join(
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    )
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
     # Without the input: what was sent may be a secret, and need not travel back.
     errors = [
-        {"location": ".".join(map(str, detail["loc"])), "message": detail["msg"]}
-        for detail in error.errors()
+        {
+            "location": ".".join(map(str, detail["loc"]))[:MAX_TEXT],
+            "message": detail["msg"][:MAX_TEXT],
+        }
+        for detail in error.errors()[:MAX_ERRORS]
     ]
     return _respond(422, "The request does not fit the schema.", errors=errors)
 
