@@ -42,8 +42,11 @@ is taken at the first statement and is back in the pool before the response leav
 
 
 async def _read(sessions: ReadSessionsDep) -> AsyncIterator[AsyncSession]:
-    async with sessions() as session:
+    session = sessions()
+    try:
         yield session
+    finally:  # what `async with` does, without a task of its own: there is nothing to roll back
+        await session.close()
 
 
 ReadSessionDep = Annotated[AsyncSession, Depends(_read, scope="function")]
