@@ -216,7 +216,7 @@ class Crowd:
     unserved: int = 0
     """Clients who had to give up because the load ended: their last answer was no 200."""
     seconds: float = 0.0
-    """Until the load ended, or, if each asked once, until the last answer."""
+    """Until the load ended, or, if each asked until it was served, until the last was."""
     ended: float = 0.0
     """When the last answer came, in seconds of time.monotonic()."""
     served_in_time: int = 0
@@ -230,9 +230,10 @@ async def crowd(port: int, request: bytes, clients: int, seconds: float | None) 
     before the client has a connection.
 
     Args:
-        seconds: None: each asks once. Otherwise whoever is served is replaced by somebody new at
-            once, for so many seconds, so the crowd never gets smaller. It is a closed loop: a
-            service that answers late is asked less often, which is kind to it. Nobody gives up.
+        seconds: None: each asks until it is served, and then goes. Otherwise whoever is served is
+            replaced by somebody new at once, for so many seconds, so the crowd never gets smaller.
+            It is a closed loop: a service that answers late is asked less often, which is kind to
+            it. Nobody gives up.
             Who is refused (503) tries again after Retry-After and up to as much again, so that they
             don't all come back together; after any other failure, after 1 to 2 s. When the load
             ends nobody sends any more, but whoever waits for an answer gets it.
@@ -252,7 +253,7 @@ async def crowd(port: int, request: bytes, clients: int, seconds: float | None) 
             waited = now - due
             result.statuses[status] += 1
             result.longest_wait = max(result.longest_wait, waited)
-            over = end is None or now >= end
+            over = status == 200 if end is None else now >= end
             if status == 200:
                 result.served.append(waited)
                 result.served_in_time += end is None or now < end
@@ -263,9 +264,9 @@ async def crowd(port: int, request: bytes, clients: int, seconds: float | None) 
                     result.shed.append(waited)
                 if not over:
                     pause = (client.retry_after or 1.0) * (1 + chance.random())
-                    await asyncio.sleep(min(pause, end - now))
+                    await asyncio.sleep(pause if end is None else min(pause, end - now))
                     due = time.monotonic()
-                    over = due >= end
+                    over = end is not None and due >= end
                 if over:
                     result.unserved += 1
                     tried = time.monotonic() - first

@@ -124,11 +124,12 @@ def burst(result: dict[str, Any]) -> str:
         row("refused: p50, ms", 0, phase, "shed_latency", "p50_ms")
         row("refused: p99, ms", 0, phase, "shed_latency", "p99_ms")
         row("longest wait for any answer, s", 1, phase, "longest_wait_s")
-        if phase == "overload":
-            row("longest until served, retries included, s", 1, phase, "longest_until_served_s")
+        row("longest until served, retries included, s", 1, phase, "longest_until_served_s")
         row("/livez: p50, ms", 1, phase, "livez", "p50_ms")
         row("/livez: p99, ms", 0, phase, "livez", "p99_ms")
         row("/livez: longest, ms", 0, phase, "livez", "max_ms")
+    rows.append(["**throughout**", "", ""])
+    row("/livez: p99, ms", 0, "livez", "p99_ms")
     row("normal again after, s", 1, "recovery_s")
     count = max(one["round"] for one in result["rounds"])
     head = [f"median of {count}" if count > 1 else "1 round", *names.values()]

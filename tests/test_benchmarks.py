@@ -54,7 +54,7 @@ def test_burst(service: Project, tmp_path: Path) -> None:
             assert phase["served"] + phase["shed"] + phase["errors"] == phase["sent"]
             assert phase["served"] > 0
             assert phase["livez"]["probes"] > 0
-        assert one["arrival"]["sent"] == result["clients"]
+        assert one["arrival"]["served"] == result["clients"]
     ours, seeds = result["rounds"]
     # Impatient in a quick run, so that refusing is tried as well.
     assert ours["arrival"]["shed"] > 0

@@ -160,7 +160,9 @@ ROWS = [
     Row(
         "a backend given back after a refused argument",
         ENGINE,
-        {"            await_only(_answer(connection))\n\n\ndef _answer": "            pass\n\n\ndef _answer"},
+        {
+            "            await_only(_answer(connection))\n\n\ndef _answer": "            pass\n\n\ndef _answer"
+        },
         "tests/pooler/test_reading.py::test_a_refused_argument_leaves_no_backend_pinned",
     ),
     Row(
@@ -525,6 +527,24 @@ ROWS = [
         URL,
         {'decoded = unquote(text, errors="strict")': "decoded = text"},
         "tests/unit/test_url.py::test_any_text_survives",
+    ),
+    Row(
+        "503 at once for what is too much at once",
+        LIMITS,
+        {"elif self.in_flight >= self.limit:": "elif False:"},
+        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
+    ),
+    Row(
+        "probes that are answered under load too",
+        LIMITS,
+        {' or scope["path"] in self.exempt': ""},
+        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
+    ),
+    Row(
+        "REQUESTS_PER_CONNECTION",
+        MAIN,
+        {"settings.requests_per_connection": "50"},
+        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
     ),
     Row(
         "503 and nothing else while the pooler is away",

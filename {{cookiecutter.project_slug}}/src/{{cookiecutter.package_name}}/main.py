@@ -27,7 +27,7 @@ from {{ cookiecutter.package_name }}.items import routes as items
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web import health
-from {{ cookiecutter.package_name }}.web.limits import BodyLimit
+from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
@@ -73,6 +73,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     install_problem_handlers(app)
     app.add_middleware(BodyLimit)
+    connections = settings.database_pool_size + settings.database_max_overflow
+    app.add_middleware(
+        RequestLimit,
+        limit=connections * settings.requests_per_connection,
+        exempt=frozenset(("/livez", "/readyz", "/metrics")),
+    )
     app.add_middleware(
         CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
     )

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     """A CA file in PEM format. With it the server's certificate and host name are verified.
     `sslrootcert` in the URL wins."""
 
+    requests_per_connection: PositiveInt = 50
+    """Requests in flight for each connection of the pool; further ones are answered 503 at once. 50,
+    because at 100 ms each they are served just within the 5 seconds of `DATABASE_POOL_TIMEOUT`."""
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
     ] = "info"

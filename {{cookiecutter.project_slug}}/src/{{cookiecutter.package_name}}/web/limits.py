@@ -1,8 +1,10 @@
-"""What one request may hold of this process's memory, however much a client sends."""
+"""What clients may ask of this process: how much at once, and how much in one request."""
 
 from fastapi.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from {{ cookiecutter.package_name }}.web.problems import busy
 
 # Bytes. A choice: a hundred times an ordinary JSON body. The worst that was measured, 70,000 unknown
 # fields, kept the process busy for 0.7 s.
@@ -11,6 +13,33 @@ MAX_BODY = 1024 * 1024
 # Bytes of a request line and headers, or of the trailers behind a body. A choice: twice what nginx
 # lets through by default (4 x 8 KiB). One read, 256 KiB at most, may come on top.
 MAX_HEAD = 64 * 1024
+
+
+class RequestLimit:
+    """Answers 503 at once while more requests are in flight than `limit`.
+
+    A request that can't be served is cheapest at its beginning. One that waits for a connection until
+    the pool's timeout costs as much as one that is served, and a thousand that time out together keep
+    everybody waiting, probes too. Those are let through here.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, exempt: frozenset[str]) -> None:
+        self.app = app
+        self.limit = limit
+        self.exempt = exempt
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.exempt:
+            await self.app(scope, receive, send)
+        elif self.in_flight >= self.limit:
+            await busy()(scope, receive, send)
+        else:
+            self.in_flight += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.in_flight -= 1
 
 
 class BodyLimit:

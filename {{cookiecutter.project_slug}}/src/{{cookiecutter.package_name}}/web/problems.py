@@ -72,6 +72,15 @@ def _respond(
     return ProblemResponse(problem.model_dump(exclude_none=True), status, headers)
 
 
+def busy() -> ProblemResponse:
+    """503: nothing is wrong with the request, but not now."""
+    return _respond(
+        503,
+        "The service or its database is busy or can't be reached. Try again.",
+        headers={"Retry-After": str(RETRY_AFTER)},
+    )
+
+
 async def _http(request: Request, error: HTTPException) -> ProblemResponse:
     detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
     headers = dict(error.headers or {})
@@ -122,11 +131,7 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
     log_failure(error, failure)
     match failure:
         case Failure.UNAVAILABLE:
-            return _respond(
-                503,
-                "The database is busy or can't be reached. Try again.",
-                headers={"Retry-After": str(RETRY_AFTER)},
-            )
+            return busy()
         case Failure.LOGIN:
             return _respond(503, "The database can't be used.")
         case Failure.CONFLICT:
