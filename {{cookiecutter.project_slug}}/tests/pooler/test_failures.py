@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import make_url, text
@@ -21,6 +22,7 @@ from tests.support import Database, connect, make_engine
 STATEMENTS = {
     "unique": ("INSERT INTO {table} OVERRIDING SYSTEM VALUE VALUES (1, 'a', 1)", Failure.CONFLICT),
     "foreign key": ("INSERT INTO {table}_parts VALUES (2)", Failure.CONFLICT),
+    "exclusion": ("INSERT INTO {table}_excluded VALUES ('a')", Failure.CONFLICT),
     "check": ("INSERT INTO {table}_checked VALUES (-1)", Failure.INVALID),
     "not null": ("INSERT INTO {table} (name) VALUES ('a')", Failure.INVALID),
     "too long": ("INSERT INTO {table}_short VALUES ('abcd')", Failure.INVALID),
@@ -38,10 +40,12 @@ async def tables(database: Database, things: str) -> AsyncIterator[str]:
             f"INSERT INTO {things} (name, amount) VALUES ('a', 1);"
             f"CREATE TABLE {things}_parts (thing bigint REFERENCES {things});"
             f"CREATE TABLE {things}_checked (amount int CHECK (amount > 0));"
-            f"CREATE TABLE {things}_short (name varchar(3))"
+            f"CREATE TABLE {things}_short (name varchar(3));"
+            f"CREATE TABLE {things}_excluded (name text, EXCLUDE (name WITH =));"
+            f"INSERT INTO {things}_excluded VALUES ('a')"
         )
         yield things
-        await direct.execute(f"DROP TABLE {things}_parts, {things}_checked, {things}_short")
+        await direct.execute(f"DROP TABLE {things}_parts, {things}_checked, {things}_short, {things}_excluded")
 
 
 async def _failure(engine: AsyncEngine, sql: str, **values: object) -> Failure:
@@ -143,7 +147,22 @@ async def test_a_wrong_login_is_not_called_busy(
         assert await _connecting(settings, database, wrong) is Failure.LOGIN, change
 
 
-async def test_a_pooler_and_a_server_that_are_full(
+async def test_a_server_that_is_full(
+    settings: Settings, database: Database, servers_are_ours: None
+) -> None:
+    role = {"username": f"full_{uuid4().hex}", "password": "secret"}
+    login = "LOGIN PASSWORD '{password}' CONNECTION LIMIT 0".format(**role)
+    url = make_url(database.url).set(**role)  # type: ignore[arg-type]
+    async with connect(database.url) as direct:
+        await direct.execute(f"CREATE ROLE {role['username']} {login}")
+        try:
+            full = url.render_as_string(hide_password=False)
+            assert await _connecting(settings, database, full) is Failure.UNAVAILABLE
+        finally:
+            await direct.execute(f"DROP ROLE {role['username']}")
+
+
+async def test_a_pooler_that_is_full(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FULL", database.url)
