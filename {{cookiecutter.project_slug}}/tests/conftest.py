@@ -156,8 +156,9 @@ def _migrate(database: Database) -> None:
 
 @pytest.fixture(scope="session")
 def settings(database: Database) -> Settings:
-    """The service's settings: everything at its default, through the pooler."""
-    return Settings.model_validate({"database_url": database.pooler_url})
+    """The service's settings, through the pooler. At their defaults, but some tests ask a lot at once."""
+    values = {"database_url": database.pooler_url, "requests_per_connection": 100}
+    return Settings.model_validate(values)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -28,7 +28,7 @@ from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
-from {{ cookiecutter.package_name }}.web.limits import HeadLimit
+from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
@@ -62,8 +62,8 @@ def serve(
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
     # as it was told to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with TemporaryDirectory() as metrics:
-        if workers > 1:  # /metrics then adds up what every worker has written there
+    with TemporaryDirectory() if workers > 1 else nullcontext() as metrics:
+        if metrics:  # where /metrics adds up what every worker has written
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         uvicorn.run(
             APP,

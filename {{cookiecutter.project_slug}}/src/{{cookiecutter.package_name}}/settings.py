@@ -90,9 +90,9 @@ class Settings(BaseSettings):
     """A CA file in PEM format. With it the server's certificate and host name are verified.
     `sslrootcert` in the URL wins."""
 
-    requests_per_connection: PositiveInt = 50
-    """Requests in flight for each connection of the pool; further ones are answered 503 at once. 50,
-    because at 100 ms each they are served just within the 5 seconds of `DATABASE_POOL_TIMEOUT`."""
+    requests_per_connection: PositiveInt = 20
+    """Requests in flight for each connection of the pool; further ones are answered 503 at once. 20,
+    because at 100 ms each the last one then waits 2 seconds, and so does `/readyz` at most."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
 
 from tests.support import Database, connect, eventually_gone, running, server_connections, serving
 
@@ -149,11 +149,17 @@ async def test_cancelled_requests_leave_nothing_behind(
         dawdling.set()
         await asyncio.sleep(60)  # as if asking another service
 
+    @app.get("/read")
+    async def read(session: ReadSessionDep) -> None:
+        await session.execute(text("SELECT pg_sleep(0.005)"))
+
     stuck = "datname = current_database() AND state LIKE 'idle in transaction%'"
     async with running(app) as client:
         await asyncio.gather(*(client.post(f"/notes/first-{number}") for number in range(20)))
-        paths = [f"/{'dawdling' if number < 5 else 'notes'}/{number}" for number in range(500)]
-        requests = [asyncio.create_task(client.post(path)) for path in paths]
+        asked = [("POST", f"/dawdling/{number}") for number in range(5)]
+        for number in range(250):
+            asked += [("POST", f"/notes/{number}"), ("GET", "/read")]
+        requests = [asyncio.create_task(client.request(*one)) for one in asked]
         await dawdling.wait()
         for number, request in enumerate(requests):
             if number % 5 == 0:

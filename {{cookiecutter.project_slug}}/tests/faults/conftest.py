@@ -19,7 +19,8 @@ async def servers() -> AsyncIterator[Servers]:
 async def service(servers: Servers, tmp_path: Path) -> AsyncIterator[Served]:
     """The service with a ledger, on these servers."""
     limits = {
-        "DATABASE_POOL_TIMEOUT": "2",
+        "DATABASE_POOL_TIMEOUT": "10",
+        "REQUESTS_PER_CONNECTION": "100",
         "DATABASE_CONNECT_TIMEOUT": "2",
         "DATABASE_COMMAND_TIMEOUT": "2",
     }

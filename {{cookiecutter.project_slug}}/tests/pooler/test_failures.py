@@ -45,7 +45,9 @@ async def tables(database: Database, things: str) -> AsyncIterator[str]:
             f"INSERT INTO {things}_excluded VALUES ('a')"
         )
         yield things
-        await direct.execute(f"DROP TABLE {things}_parts, {things}_checked, {things}_short, {things}_excluded")
+        await direct.execute(
+            f"DROP TABLE {things}_parts, {things}_checked, {things}_short, {things}_excluded"
+        )
 
 
 async def _failure(engine: AsyncEngine, sql: str, **values: object) -> Failure:

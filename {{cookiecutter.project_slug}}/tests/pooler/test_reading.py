@@ -12,6 +12,7 @@ from sqlalchemy.sql import Executable
 from {{ cookiecutter.package_name }}.database.session import (
     ReadOnlyError,
     read_session_maker,
+    session_maker,
 )
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -33,6 +34,24 @@ async def test_a_refused_argument_leaves_no_backend_pinned(
         async with asyncio.timeout(5), connect(one_backend) as other:
             assert await other.fetchval("SELECT 1") == 1
         assert time.monotonic() - started < 1
+
+
+async def test_a_write_after_a_read_has_its_transaction(
+    settings: Settings, database: Database, things: str
+) -> None:
+    """On the same connection, which was in AUTOCOMMIT a moment ago."""
+    one = settings.model_copy(update={"database_pool_size": 1})
+    async with make_engine(one, database) as engine:
+        read, write = read_session_maker(engine), session_maker(engine)
+        count = select(func.count()).select_from(Thing)
+        async with read() as session:
+            assert await session.scalar(count) == 0
+        with pytest.raises(ZeroDivisionError):
+            async with write.begin() as session:
+                await session.execute(insert(Thing).values(name="a", amount=1))
+                raise ZeroDivisionError
+        async with read() as session:
+            assert await session.scalar(count) == 0
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(
     """asyncpg believes it is still in that transaction: what came later on the same connection was
     a savepoint in it, answered with success and never committed."""
     insert = text(f"INSERT INTO {things} (name, amount) VALUES ('a', 1)")
-    limits = {"DATABASE_COMMAND_TIMEOUT": 0.3, "DATABASE_POOL_SIZE": 1}
+    limits = {"DATABASE_COMMAND_TIMEOUT": 1, "DATABASE_POOL_SIZE": 1}
     async with configured(DATABASE_URL=one_backend, **limits) as engine:
         async with engine.begin() as connection:
             await connection.execute(insert)

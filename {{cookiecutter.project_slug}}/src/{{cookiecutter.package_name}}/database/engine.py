@@ -102,7 +102,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     _pause_after_wrong_login(engine)  # before the one that connects
     report_lost_connections(engine)
     _ping_after_idle(engine, settings)
-    _reset(engine)
+    _synchronise_after_errors(engine)
     return engine
 
 
@@ -185,8 +185,8 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
             raise InvalidatePoolError from error
 
 
-def _reset(engine: AsyncEngine) -> None:
-    """End AUTOCOMMIT when a connection goes back, and give the pooler its backend back if that failed.
+def _synchronise_after_errors(engine: AsyncEngine) -> None:
+    """Give the pooler its backend back after an error in AUTOCOMMIT.
 
     When asyncpg refuses an argument on the client's side (2**40 for an int4 column), it has sent Parse
     and Describe already, but no Sync, and the pooler keeps a backend for this connection until its
@@ -205,7 +205,6 @@ def _reset(engine: AsyncEngine) -> None:
     def reset(
         connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
     ) -> None:
-        connection.autocommit = False
         if entry.info.pop("failed", False) and state.asyncio_safe:
             await_only(_answer(connection))
 

@@ -27,7 +27,7 @@ class ItemChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field(default_factory=str)
+    name: Name = Field(default_factory=str)  # unset, it is never used; null is refused
     description: Description | None = None
 
 

@@ -1,8 +1,9 @@
 """What clients may ask of this process: how much at once, and how much in one request."""
 
+import asyncio
+
 from fastapi.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from {{ cookiecutter.package_name }}.web.problems import busy
 
@@ -10,9 +11,8 @@ from {{ cookiecutter.package_name }}.web.problems import busy
 # fields, kept the process busy for 0.7 s.
 MAX_BODY = 1024 * 1024
 
-# Bytes of a request line and headers, or of the trailers behind a body. A choice: twice what nginx
-# lets through by default (4 x 8 KiB). One read, 256 KiB at most, may come on top.
-MAX_HEAD = 64 * 1024
+# Seconds until the next part of a body. A choice: half of what nginx allows by default.
+BODY_TIMEOUT = 30
 
 
 class RequestLimit:
@@ -43,7 +43,9 @@ class RequestLimit:
 
 
 class BodyLimit:
-    """Answers 413 once a request's body grows beyond `MAX_BODY`.
+    """Answers 413 once a request's body grows beyond `MAX_BODY`, and 408 when it stops coming.
+
+    A client that vanished in the middle of a body would otherwise be in flight for ever.
 
     FastAPI's own `max_body_size` answers a large Content-Length in plain text, past every handler.
     """
@@ -52,38 +54,21 @@ class BodyLimit:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
+        size, complete = 0, False
 
         async def limited() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, complete
+            if complete:  # what comes now is that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, headers={"Connection": "close"}) from None
+            complete = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > MAX_BODY:
                 raise HTTPException(413)
             return message
 
         await self.app(scope, limited if scope["type"] == "http" else receive, send)
-
-
-class HeadLimit(HttpToolsProtocol):
-    """uvicorn's protocol, which refuses a head or trailers beyond `MAX_HEAD`.
-
-    Its own keeps a header of any size, and copies it at every read: 100 MB took 200 MB of memory and
-    answered nobody else for 8 seconds.
-    """
-
-    _unfinished = 0  # bytes since the last that belonged to a body or ended a request
-
-    def data_received(self, data: bytes) -> None:
-        self._unfinished += len(data)
-        super().data_received(data)
-        if self._unfinished > MAX_HEAD and not self.transport.is_closing():
-            self.send_400_response("The request's headers are too large.")
-
-    def on_body(self, body: bytes) -> None:
-        self._unfinished = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._unfinished = 0
-        super().on_message_complete()
