@@ -93,6 +93,22 @@ def throughput(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(result: dict[str, Any]) -> str:
+    """Reads and writes at saturation, as shares of raw asyncpg."""
+    many = distinct(result, "connections")[0]
+    latencies = distinct(result, "latency_ms")
+    rows = []
+    for variant in distinct(result, "variant"):
+        ratios = [
+            cell(result, latency, operation, many, variant)["ratio_to_raw"]["requests_per_s"]
+            for operation in ("read", "write")
+            for latency in latencies
+        ]
+        rows.append([LABELS[variant], *(number(ratio, 2) for ratio in ratios)])
+    names = [f"{operation}s, {one} ms" for operation in ("read", "write") for one in latencies]
+    return table(["requests/s of raw asyncpg", *names], rows) + "\n"
+
+
 def burst(result: dict[str, Any]) -> str:
     """Both configurations side by side."""
     names = {"service": "this service", "seeds": "the seeds"}
@@ -197,9 +213,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", default=HERE / "results")
     parser.add_argument("--write", action="store_true", help="into README.md, and draw the chart")
     options = parser.parse_args()
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    for name, render in (("throughput", throughput), ("burst", burst)):
+    readmes = {path: path.read_text() for path in (HERE / "README.md", HERE.parent / "README.md")}
+    for section, render in (("throughput", throughput), ("summary", summary), ("burst", burst)):
+        name = "throughput" if section == "summary" else section
         path = options.out / f"{name}.json"
         if not path.exists():
             print(f"There is no {path.name} yet.")
@@ -207,12 +223,16 @@ def main() -> None:
         result = json.loads(path.read_text())
         rendered = render(result)
         print(rendered)
-        section = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
-        text = re.sub(section, lambda m, r=rendered: f"{m[1]}\n{r}\n{m[2]}", text, flags=re.DOTALL)
-        if name == "throughput" and options.write:
+        marked = rf"(<!-- {section} -->\n).*?(<!-- end of {section} -->)"
+        for readme, text in readmes.items():
+            readmes[readme] = re.sub(
+                marked, lambda m, r=rendered: f"{m[1]}\n{r}\n{m[2]}", text, flags=re.DOTALL
+            )
+        if section == "throughput" and options.write:
             draw(result, path.with_suffix(".svg"))
     if options.write:
-        readme.write_text(text)
+        for readme, text in readmes.items():
+            readme.write_text(text)
 
 
 if __name__ == "__main__":
