@@ -60,6 +60,9 @@ def distinct(result: dict[str, Any], key: str) -> list[Any]:
     return list(dict.fromkeys(one[key] for one in result["cells"]))
 
 
+CONFIGURATIONS = {"service": "this service", "seeds": "5 + 10, 30 s"}
+
+
 def throughput(result: dict[str, Any]) -> str:
     """Requests/s and CPU at saturation, latency below it."""
     variants = distinct(result, "variant")
@@ -109,9 +112,35 @@ def summary(result: dict[str, Any]) -> str:
     return table(["requests/s of raw asyncpg", *names], rows) + "\n"
 
 
+def rush(result: dict[str, Any]) -> str:
+    """What matters most to those who arrive."""
+    found = {one["configuration"]: one for one in result["medians"]}
+    wanted: list[tuple[str, int, tuple[str, ...]]] = [
+        ("refused at once, to come back (503)", 0, ("arrival", "shed")),
+        ("longest wait for an answer, s", 1, ("arrival", "longest_wait_s")),
+        ("everybody served after, s", 1, ("arrival", "longest_until_served_s")),
+        ("overload: served per s", 0, ("overload", "served_per_s")),
+        ("overload: failures other than 503", 0, ("overload", "errors")),
+        ("overload: longest wait for an answer, s", 1, ("overload", "longest_wait_s")),
+        ("`/livez` p99 throughout, ms", 0, ("livez", "p99_ms")),
+        ("normal again after, s", 1, ("recovery_s",)),
+    ]
+    rows = []
+    for label, digits, path in wanted:
+        values = []
+        for name in CONFIGURATIONS:
+            value: Any = found[name]
+            for key in path:
+                value = value[key]
+            values.append(number(value, digits))
+        rows.append([label, *values])
+    heading = f"{result['clients']:,} arrive, then an overload of {result['seconds']:g} s"
+    return table([heading, *CONFIGURATIONS.values()], rows) + "\n"
+
+
 def burst(result: dict[str, Any]) -> str:
     """Both configurations side by side."""
-    names = {"service": "this service", "seeds": "the seeds"}
+    names = CONFIGURATIONS
     found = {one["configuration"]: one for one in result["medians"]}
     rows = []
 
@@ -214,8 +243,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into README.md, and draw the chart")
     options = parser.parse_args()
     readmes = {path: path.read_text() for path in (HERE / "README.md", HERE.parent / "README.md")}
-    for section, render in (("throughput", throughput), ("summary", summary), ("burst", burst)):
-        name = "throughput" if section == "summary" else section
+    for section, name, render in (
+        ("throughput", "throughput", throughput),
+        ("summary", "throughput", summary),
+        ("burst", "burst", burst),
+        ("rush", "burst", rush),
+    ):
         path = options.out / f"{name}.json"
         if not path.exists():
             print(f"There is no {path.name} yet.")
