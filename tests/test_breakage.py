@@ -399,7 +399,7 @@ ROWS = [
     Row(
         "every answer in the schema",
         "src/{package}/items/routes.py",
-        {"problems(400, 413)": "problems(413)"},
+        {"problems(400, 408, 413)": "problems(408, 413)"},
         HOSTILE + "test_the_api_keeps_to_its_schema",
     ),
     Row(

@@ -37,7 +37,7 @@ CHANGE = update(items).where(ITEM).returning(items)
 DELETE = delete(items).where(ITEM).returning(items)
 
 
-@router.post("", status_code=201, responses=problems(400, 413))
+@router.post("", status_code=201, responses=problems(400, 408, 413))
 async def create_item(new: ItemCreate, session: SessionDep) -> ItemRead:
     result = await session.execute(CREATE, new.model_dump())
     return ItemRead.model_validate(result.one())
@@ -61,7 +61,7 @@ async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
     return _found(item_id, result.one_or_none())
 
 
-@router.patch("/{item_id}", responses=problems(400, 404, 413))
+@router.patch("/{item_id}", responses=problems(400, 404, 408, 413))
 async def change_item(item_id: ItemId, change: ItemChange, session: SessionDep) -> ItemRead:
     changes = change.model_dump(exclude_unset=True)
     result = await session.execute(CHANGE if changes else READ, {"key": item_id, **changes})
