@@ -105,4 +105,5 @@ def run_copied(
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,  # what is broken must not hang
     )
