@@ -107,7 +107,11 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    url: str, folder: Path, *arguments: str, module: str = "{{ cookiecutter.package_name }}", **env: str
+    url: str,
+    folder: Path,
+    *arguments: str,
+    module: str = "{{ cookiecutter.package_name }}",
+    **env: str,
 ) -> AsyncIterator[Served]:
     """Run a module's `serve` as a process, in a folder away from any `.env` file, for a minute at
     most."""

@@ -117,8 +117,13 @@ async def test_a_flood_of_headers_is_cut_off(database: Database, tmp_path: Path)
         for _ in range(2):
             allowed = await service.client.get("/livez", headers={"A": "x" * 60_000})
             assert allowed.status_code == 200
-        body = await service.client.request("GET", "/livez", content=MEGABYTE)
-        assert body.status_code == 200
+        reader, writer = await _connect(service.client)
+        writer.writelines([HEAD, b"Content-Length: 1000000\r\n\r\n", MEGABYTE, HEAD, b"\r\n"])
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                await reader.readuntil(b"}")
+        writer.close()
     assert "Traceback" not in service.output
 
 

@@ -58,7 +58,7 @@ async def test_what_is_too_much_at_once_is_answered_503_at_once(settings: Settin
         arrived.set()
         await leave.wait()
 
-    async with running(app) as client:
+    async with running(app) as client, asyncio.timeout(10):
         for _ in range(2):  # what was let in once is let in again
             arrived.clear()
             leave.clear()
