@@ -9,6 +9,7 @@ So no figure in README.md is typed.
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,46 +113,40 @@ def summary(result: dict[str, Any]) -> str:
     return table(["requests/s of raw asyncpg", *names], rows) + "\n"
 
 
+def side_by_side(result: dict[str, Any], label: str, digits: int, *path: str) -> list[str]:
+    """A row: one figure of both configurations."""
+    row = [label]
+    for name in CONFIGURATIONS:
+        [value] = [one for one in result["medians"] if one["configuration"] == name]
+        for key in path:
+            value = value[key]
+        row.append(number(value, digits))
+    return row
+
+
 def rush(result: dict[str, Any]) -> str:
     """What matters most to those who arrive."""
-    found = {one["configuration"]: one for one in result["medians"]}
-    wanted: list[tuple[str, int, tuple[str, ...]]] = [
-        ("refused at once, to come back (503)", 0, ("arrival", "shed")),
-        ("longest wait for an answer, s", 1, ("arrival", "longest_wait_s")),
-        ("everybody served after, s", 1, ("arrival", "longest_until_served_s")),
-        ("overload: served per s", 0, ("overload", "served_per_s")),
-        ("overload: failures other than 503", 0, ("overload", "errors")),
-        ("overload: longest wait for an answer, s", 1, ("overload", "longest_wait_s")),
-        ("`/livez` p99 throughout, ms", 0, ("livez", "p99_ms")),
-        ("normal again after, s", 1, ("recovery_s",)),
+    row = partial(side_by_side, result)
+    rows = [
+        row("refused at once, to come back (503)", 0, "arrival", "shed"),
+        row("longest wait for an answer, s", 1, "arrival", "longest_wait_s"),
+        row("everybody served after, s", 1, "arrival", "longest_until_served_s"),
+        row("overload: served per s", 0, "overload", "served_per_s"),
+        row("overload: failures other than 503", 0, "overload", "errors"),
+        row("overload: longest wait for an answer, s", 1, "overload", "longest_wait_s"),
+        row("`/livez` p99 throughout, ms", 0, "livez", "p99_ms"),
+        row("normal again after, s", 1, "recovery_s"),
     ]
-    rows = []
-    for label, digits, path in wanted:
-        values = []
-        for name in CONFIGURATIONS:
-            value: Any = found[name]
-            for key in path:
-                value = value[key]
-            values.append(number(value, digits))
-        rows.append([label, *values])
     heading = f"{result['clients']:,} arrive, then an overload of {result['seconds']:g} s"
     return table([heading, *CONFIGURATIONS.values()], rows) + "\n"
 
 
 def burst(result: dict[str, Any]) -> str:
     """Both configurations side by side."""
-    names = CONFIGURATIONS
-    found = {one["configuration"]: one for one in result["medians"]}
     rows = []
 
     def row(label: str, digits: int, *path: str) -> None:
-        values = []
-        for name in names:
-            value: Any = found[name]
-            for key in path:
-                value = value[key]
-            values.append(number(value, digits))
-        rows.append([label, *values])
+        rows.append(side_by_side(result, label, digits, *path))
 
     headings = {
         "arrival": f"{result['clients']:,} arrive at once",
@@ -177,7 +172,7 @@ def burst(result: dict[str, Any]) -> str:
     row("/livez: p99, ms", 0, "livez", "p99_ms")
     row("normal again after, s", 1, "recovery_s")
     count = max(one["round"] for one in result["rounds"])
-    head = [f"median of {count}" if count > 1 else "1 round", *names.values()]
+    head = [f"median of {count}" if count > 1 else "1 round", *CONFIGURATIONS.values()]
     return f"{conditions(result)}\n\n{table(head, rows)}\n"
 
 

@@ -355,6 +355,12 @@ ROWS = [
         WEB + "test_a_request_that_gets_no_connection_is_answered_503",
     ),
     Row(
+        "503 for a server that is full",
+        FAILURES,
+        {'    "53": Failure.UNAVAILABLE,': '    "5_": Failure.UNAVAILABLE,'},
+        "tests/pooler/test_failures.py::test_a_server_that_is_full",
+    ),
+    Row(
         "a wrong login that is not called busy",
         FAILURES,
         {'sqlstate == "08P01" and': 'sqlstate == "" and'},

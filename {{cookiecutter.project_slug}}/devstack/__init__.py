@@ -23,14 +23,12 @@ __all__ = ["DevstackError", "Stack", "running"]
 
 @dataclass(frozen=True)
 class Stack:
-    """What runs. With `--pooler-for`, `postgres_pid` is None."""
+    """Where they are."""
 
     database_url: str
     """PostgreSQL itself, as its superuser."""
     pooler_url: str
     """The same database through PgBouncer in transaction mode."""
-    postgres_pid: int | None
-    pooler_pid: int
 
 
 @contextmanager

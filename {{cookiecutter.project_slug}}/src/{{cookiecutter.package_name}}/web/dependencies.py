@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from {{ cookiecutter.package_name }}.database.session import Sessions
 
 
-# async, though nothing is awaited: FastAPI runs a plain function in a thread, which costs a request
-# more than anything else it does here.
+# async, though nothing is awaited: FastAPI runs a plain function in its thread pool, and each request
+# would make that detour.
 async def get_sessions(connection: HTTPConnection) -> Sessions:
     """The session maker that the lifespan opened."""
     return cast(Sessions, connection.state.sessions)
