@@ -1,9 +1,12 @@
 """Bake projects from the template, as `cookiecutter` does, and run what they contain."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +110,34 @@ def run_copied(
         check=False,
         timeout=300,  # what is broken must not hang
     )
+
+
+@contextmanager
+def devstack(service: Project) -> Iterator[dict[str, str]]:
+    """A PostgreSQL and a PgBouncer that somebody else runs."""
+    process = subprocess.Popen(
+        [service.python, "-m", "devstack"],
+        cwd=service.path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdin
+        assert process.stdout
+        yield json.loads(process.stdout.readline())
+        process.stdin.close()
+
+
+def query(service: Project, url: str, sql: str) -> set[tuple[str, ...]]:
+    """Ask PostgreSQL itself, with the driver of the service's environment."""
+    program = (
+        "import asyncio, asyncpg, json, sys\n"
+        "async def main():\n"
+        "    connection = await asyncpg.connect(sys.argv[1])\n"
+        "    print(json.dumps([list(row) for row in await connection.fetch(sys.argv[2])]))\n"
+        "asyncio.run(main())\n"
+    )
+    command = [service.python, "-c", program, url, sql]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return {tuple(row) for row in rows}

@@ -18,13 +18,12 @@ import subprocess
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Project, bake, environment
+from conftest import Project, bake, devstack, environment, query
 
 LICENSES = {"Proprietary": None, "MIT": "MIT License", "Apache-2.0": "Apache License"}
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
@@ -115,37 +114,6 @@ def test_the_suite_leaves_servers_that_run_already_as_they_were(
         told = service.check("pytest", "-q", "--deselect=tests/unit", **urls)
         assert re.search(r"\d+ passed", told)
         assert query(service, stack["database_url"], snapshot) == before
-
-
-@contextmanager
-def devstack(service: Project) -> Iterator[dict[str, str]]:
-    """A PostgreSQL and a PgBouncer that somebody else runs."""
-    process = subprocess.Popen(
-        [service.python, "-m", "devstack"],
-        cwd=service.path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdin
-        assert process.stdout
-        yield json.loads(process.stdout.readline())
-        process.stdin.close()
-
-
-def query(service: Project, url: str, sql: str) -> set[tuple[str, ...]]:
-    """Ask PostgreSQL itself, with the driver of the service's environment."""
-    program = (
-        "import asyncio, asyncpg, json, sys\n"
-        "async def main():\n"
-        "    connection = await asyncpg.connect(sys.argv[1])\n"
-        "    print(json.dumps([list(row) for row in await connection.fetch(sys.argv[2])]))\n"
-        "asyncio.run(main())\n"
-    )
-    command = [service.python, "-c", program, url, sql]
-    rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return {tuple(row) for row in rows}
 
 
 def test_types_and_lint_with_the_projects_own_tools(service: Project) -> None:
