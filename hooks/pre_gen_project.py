@@ -18,13 +18,13 @@ TAKEN = set(
     graphql_core greenlet h11 harfile httpcore httptools httpx hypothesis
     hypothesis_graphql idna iniconfig jsonschema_rs librt mako markdown_it
     markdown_it_py markupsafe mdurl migrations mypy mypy_extensions mypyc opentelemetry
-    opentelemetry_api packaging pathspec pip platformdirs pluggy prometheus_client
-    prometheus_fastapi_instrumentator psutil py pycparser pydantic pydantic_core
-    pydantic_settings pygments pyrate_limiter pytest pytest_asyncio pytest_xdist python
-    python_dotenv pyyaml requests rich ruff schemathesis setuptools shellingham site
-    sniffio sortedcontainers sqlalchemy starlette structlog test tests trustme typer
-    typing_extensions typing_inspection urllib3 uv uvicorn uvloop watchfiles websockets
-    werkzeug wheel xdist yaml
+    opentelemetry_api packaging pastel pathspec pip platformdirs pluggy poethepoet prek
+    prometheus_client prometheus_fastapi_instrumentator psutil py pycparser pydantic
+    pydantic_core pydantic_settings pygments pyrate_limiter pytest pytest_asyncio
+    pytest_xdist python python_dotenv pyyaml requests rich ruff schemathesis setuptools
+    shellingham site sniffio sortedcontainers sqlalchemy squawk squawk_cli starlette
+    structlog test tests trustme typer typing_extensions typing_inspection urllib3 uv
+    uvicorn uvloop watchfiles websockets werkzeug wheel xdist yaml
     """.split()
 )
 
@@ -44,6 +44,13 @@ def problems(answers):
                 f"{name} has a character that would need escaping in TOML, Python or Markdown. "
                 'Write one line without " \\ { } < >.'
             )
+
+    owner = answers["owner"]
+    if owner.startswith("@") and not re.fullmatch(r"@[A-Za-z0-9-]+(/[A-Za-z0-9_.-]+)?", owner):
+        yield (
+            f"owner {owner!r} begins like a name on GitHub, but is none. Write a user or a team, "
+            "@acme/orders, or leave out the @."
+        )
 
     slug = answers["project_slug"]
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):

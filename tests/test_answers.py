@@ -35,6 +35,11 @@ ESCAPING = (
         ({"description": '"""); import os; ("""'}, f"description {ESCAPING}"),
         ({"owner": "{braces}"}, f"owner {ESCAPING}"),
         ({"owner": "<b>"}, f"owner {ESCAPING}"),
+        (
+            {"owner": "@acme team"},
+            "owner '@acme team' begins like a name on GitHub, but is none. Write a user or a team, "
+            "@acme/orders, or leave out the @.",
+        ),
         ({"project_slug": "orders api"}, f"project_slug 'orders api' {DISTRIBUTION}"),
         ({"project_slug": "Orders"}, f"project_slug 'Orders' {DISTRIBUTION}"),
         ({"project_slug": "-orders"}, f"project_slug '-orders' {DISTRIBUTION}"),

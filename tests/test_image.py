@@ -5,18 +5,17 @@ brings the images that the Dockerfile begins with. Docker's own builder is left 
 """
 
 import json
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
 from conftest import Project, bake, devstack, query
+from podman import Podman
 
 pytestmark = pytest.mark.image
 
@@ -24,50 +23,10 @@ pytestmark = pytest.mark.image
 ANSWERS = {"description": "Costs $HOME", "owner": "O'Neill & Söhne"}
 
 
-class Podman:
-    """Podman, with a store of its own: what is built here leaves nothing in the user's."""
-
-    def __init__(self, folder: Path) -> None:
-        if not shutil.which("podman"):
-            pytest.fail(
-                "There is no podman: install it (apt-get install podman buildah runc), run "
-                '.ci/base-images, or leave these tests out with -m "not image".'
-            )
-        users = self._run(["podman", "info", "--format={{.Store.GraphRoot}}"]).stdout.strip()
-        self.command = [
-            *("podman", f"--root={folder}/store", f"--runroot={folder}/run"),
-            # What the user's store has may be read: the images that the Dockerfile begins with.
-            *("--storage-driver=overlay", f"--storage-opt=overlay.imagestore={users}"),
-        ]
-
-    def __call__(self, *arguments: str | Path) -> str:
-        """Run a command; return what it printed."""
-        result = self._run([*self.command, *map(str, arguments)])
-        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-        return result.stdout
-
-    def status(self, *arguments: str) -> int:
-        """Run a command; return its exit code."""
-        return self._run([*self.command, *arguments]).returncode
-
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-
-    @contextmanager
-    def container(self, *arguments: str) -> Iterator[str]:
-        """A container in the background, and its id."""
-        name = self("run", "--detach", *arguments).strip()
-        try:
-            yield name
-        finally:
-            self("rm", "--force", "--time=0", name)
-
-
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    yield podman
-    podman("system", "reset", "--force")
+    with Podman(tmp_path_factory.mktemp("podman")) as podman:
+        yield podman
 
 
 @pytest.fixture(scope="module")
