@@ -1,6 +1,7 @@
 """Every environment variable of the service, with its unit, its default and the reason for it.
 
-Nothing else in the service reads the environment. `.env.example` lists the same names.
+Nothing else in the service reads the environment. `.env.example` lists the same names, and the
+README's table has the first sentence of each docstring here.
 """
 
 from pathlib import Path
@@ -45,11 +46,11 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr
-    """Where PostgreSQL is, through the pooler's transaction mode. Any libpq-style URL, pasted as
-    the dashboard gives it."""
+    """Where PostgreSQL is, through the pooler's transaction mode: any libpq-style URL, pasted as the
+    dashboard gives it."""
 
     database_migration_url: SecretStr | None = None
-    """Where `migrate` connects: a direct or session-mode URL. Default: `DATABASE_URL`."""
+    """Where `migrate` connects, directly or in session mode; `DATABASE_URL` if it is not set."""
 
     database_pool: Literal["queue", "null"] = "queue"
     """`queue` keeps connections; `null` opens one for every checkout, for functions that freeze
@@ -60,8 +61,8 @@ class Settings(BaseSettings):
     pooler's client limit."""
 
     database_max_overflow: NonNegativeInt = 0
-    """Connections above the pool size. 0, because SQLAlchemy closes an overflow connection when it
-    comes back: under load every checkout pays for a new TLS and SCRAM handshake."""
+    """Connections above the pool size, each of which is closed when it comes back. 0, because under
+    load every checkout then pays for a new TLS and SCRAM handshake."""
 
     database_pool_timeout: Seconds = 5
     """Seconds a request waits for a connection of the pool to become free before it is answered
@@ -72,23 +73,22 @@ class Settings(BaseSettings):
     noticed."""
 
     database_ping_after_idle: Annotated[FiniteFloat, Field(ge=0)] = 30
-    """Seconds in the pool after which a connection is pinged before use. 0 pings always."""
+    """Seconds in the pool after which a connection is pinged before use; 0 pings always."""
 
     database_connect_timeout: Seconds = 5
-    """Seconds for a new connection: TCP, TLS and authentication together. `connect_timeout` in the
+    """Seconds for a new connection: TCP, TLS and authentication together; `connect_timeout` in the
     URL wins."""
 
     database_command_timeout: Seconds = 15
-    """Seconds after which the client gives up on a statement and cancels it. Migrations have
-    none."""
+    """Seconds after which the client gives up on a statement and cancels it, migrations excepted."""
 
     database_prepared_statements: bool = False
-    """Named prepared statements, one round trip fewer each. Only for a direct connection, session
+    """Named prepared statements, one round trip fewer each, and only for a direct connection, session
     mode, or a pooler that tracks them: behind any other they break."""
 
     database_ssl_root_cert: Path | None = None
-    """A CA file in PEM format. With it the server's certificate and host name are verified.
-    `sslrootcert` in the URL wins."""
+    """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
+    in the URL wins."""
 
     requests_per_connection: PositiveInt = 20
     """Requests in flight for each connection of the pool; further ones are answered 503 at once. 20,
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
     ] = "info"
-    """The lowest level that is logged."""
+    """The lowest level that is logged: `debug`, `info`, `warning`, `error` or `critical`."""
 
     log_format: Literal["console", "json"] = "json"
     """`json` writes one object a line, for machines; `console` is for people."""
