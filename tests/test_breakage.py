@@ -379,6 +379,24 @@ ROWS = [
         "tests/pooler/test_failures.py::test_what_supavisor_says",
     ),
     Row(
+        "Supavisor's code in the log",
+        PROBLEMS,
+        {"        supavisor=supavisor_code(cause),\n": ""},
+        "tests/pooler/test_failures.py::test_the_log_names_supavisors_refusal",
+    ),
+    Row(
+        "a README whose table of variables is that of the settings",
+        "README.md",
+        {"| `DATABASE_POOL_SIZE` | `10` |": "| `DATABASE_POOL_SIZE` | `5` |"},
+        "tests/unit/test_readme.py::test_the_table_of_variables_is_that_of_the_settings",
+    ),
+    Row(
+        "a README that has each failure",
+        "README.md",
+        {"| `55P03` |": "| `57014` |"},
+        "tests/unit/test_readme.py::test_the_readme_has_every_failure_that_is_told_apart",
+    ),
+    Row(
         "an OSError that arrives as a database's failure",
         FAILURES,
         {"raise OperationalError(None, None, told) from error": "raise"},

@@ -10,13 +10,15 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
 from tests.pooler.proxy import counted
-from tests.support import Database, connect, make_engine
+from tests.support import Database, connect, make_engine, running
 
 # As the text of SQL, with {table} for one that has a row with id 1.
 STATEMENTS = {
@@ -205,6 +207,7 @@ SUPAVISOR = {
         Failure.LOGIN
     ),
     "(EAUTHQUERY) user not found in the database": Failure.LOGIN,
+    "Tenant or user not found": Failure.LOGIN,
 }
 
 
@@ -215,6 +218,21 @@ async def test_what_supavisor_says(
     """Recorded from a Supavisor 2.9.7: the only failures here that are not caused for real."""
     async with _refusing("XX000", message) as url:
         assert await _connecting(settings, database, url) is failure
+
+
+@pytest.mark.parametrize(("sqlstate", "logged"), [("XX000", "EMAXCONN"), ("53300", None)])
+async def test_the_log_names_supavisors_refusal(
+    settings: Settings, sqlstate: str, logged: str | None
+) -> None:
+    """All of them are XX000. Of its text only the code is logged, and of anybody else's nothing."""
+    async with _refusing(sqlstate, "(EMAXCONN) max client connections reached") as url:
+        refused = Settings.model_validate(settings.model_dump() | {"database_url": url})
+        with capture_logs() as lines:
+            async with running(create_app(refused)) as client:
+                assert (await client.get("/readyz")).status_code == 503
+    [failure] = [line for line in lines if line["event"] == "database failure"]
+    assert failure["supavisor"] == logged
+    assert "max client" not in str(failure)
 
 
 async def test_postgresql_is_down_behind_supavisor(settings: Settings, database: Database) -> None:

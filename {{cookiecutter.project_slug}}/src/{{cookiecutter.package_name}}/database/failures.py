@@ -64,8 +64,10 @@ _PGBOUNCER_LOGIN = re.compile(
     r"authentication failed|no such (user|database)|does not exist|unsupported startup"
 )
 
-# Supavisor's own refusals have SQLSTATE XX000 and a code in the text.
-_SUPAVISOR_LOGIN = re.compile(r"\((ENOTFOUND|ENOIDENTIFIER|EAUTHQUERY|ECIRCUITBREAKER)\)")
+# Supavisor's own refusals have SQLSTATE XX000 and a code in the text; older ones have the text only.
+_SUPAVISOR_LOGIN = re.compile(
+    r"\((ENOTFOUND|ENOIDENTIFIER|EAUTHQUERY|ECIRCUITBREAKER)\)|Tenant or user not found"
+)
 _SUPAVISOR_IS_FULL = re.compile(r"\((EMAXCONN|EMAXCONNSESSION|ECHECKOUTTIMEOUT)\)")
 
 
@@ -88,6 +90,14 @@ def classify(error: SQLAlchemyError) -> Failure:
         if known in _BY_SQLSTATE:
             return _BY_SQLSTATE[known]
     return Failure.UNKNOWN
+
+
+def supavisor_code(error: BaseException) -> str | None:
+    """What Supavisor calls its refusal, such as `EMAXCONN`; None for an error of somebody else."""
+    if getattr(error, "sqlstate", None) != "XX000":
+        return None
+    found = re.search(r"\((E[A-Z]+)\)", str(error))
+    return found[1] if found else None
 
 
 def report_lost_connections(engine: AsyncEngine) -> None:

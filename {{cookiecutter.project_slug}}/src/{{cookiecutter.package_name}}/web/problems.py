@@ -13,7 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+from {{ cookiecutter.package_name }}.database.failures import (
+    Failure,
+    classify,
+    supavisor_code,
+)
 
 log = structlog.get_logger()
 
@@ -118,8 +122,10 @@ def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
     log.warning(
         "database failure",
         failure=failure.name,
-        error=type(cause).__name__,
+        # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
+        error=f"{type(cause).__module__}.{type(cause).__name__}",
         sqlstate=getattr(cause, "sqlstate", None),
+        supavisor=supavisor_code(cause),
         constraint=getattr(cause, "constraint_name", None),
     )
 
