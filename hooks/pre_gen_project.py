@@ -23,8 +23,8 @@ TAKEN = set(
     pydantic_core pydantic_settings pygments pyrate_limiter pytest pytest_asyncio
     pytest_xdist python python_dotenv pyyaml requests rich ruff schemathesis setuptools
     shellingham site sniffio sortedcontainers sqlalchemy squawk squawk_cli starlette
-    structlog test tests trustme typer typing_extensions typing_inspection urllib3 uv
-    uvicorn uvloop watchfiles websockets werkzeug wheel xdist yaml
+    structlog test tests trustme typer types_pyyaml typing_extensions typing_inspection
+    urllib3 uv uvicorn uvloop watchfiles websockets werkzeug wheel xdist yaml
     """.split()
 )
 

@@ -20,6 +20,9 @@ CLI = "src/{package}/cli.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
 PROTOCOL = "src/{package}/web/protocol.py"
+DEPLOYMENT = "kubernetes/service/deployment.yaml"
+AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
+JOB = "kubernetes/migrate/job.yaml"
 
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
@@ -28,6 +31,7 @@ WEB = "tests/api/test_web.py::"
 FAULTS = "tests/faults/test_faults.py::"
 HOSTILE = "tests/api/test_hostile.py::"
 SERVE = "tests/api/test_serve.py::"
+KUBERNETES = "tests/unit/test_kubernetes.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": _ASYNCPG_CACHE if named else 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,\n'
@@ -293,7 +297,7 @@ ROWS = [
     Row(
         "no value of a request in the log",
         PROBLEMS,
-        {"error=type(cause).__name__": "error=str(error)"},
+        {'error=f"{type(cause).__module__}.{type(cause).__name__}"': "error=str(error)"},
         WEB + "test_a_value_that_the_database_refuses_is_not_logged",
     ),
     Row(
@@ -646,6 +650,122 @@ ROWS = [
         CLI,
         {"    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n": ""},
         FAULTS + "test_sigterm",
+    ),
+    Row(
+        "fewer connections of all pods than the pooler takes",
+        AUTOSCALER,
+        {"maxReplicas: 8": "maxReplicas: 16"},
+        KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "fewer connections of all pods than the pooler takes: the pool",
+        DEPLOYMENT,
+        {'value: "10"': 'value: "12"'},
+        KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "fewer connections of all pods than the pooler takes: workers",
+        DEPLOYMENT,
+        {
+            "          env:\n": '          args: [serve, --host, 0.0.0.0, --workers, "2"]\n          env:\n'
+        },
+        KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "fewer connections of all pods than the pooler takes: its limit",
+        ".env.example",
+        {"#POOLER_CLIENT_LIMIT=200": "#POOLER_CLIENT_LIMIT=171"},
+        KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "fewer than ten logins of pods that start again with a wrong password",
+        DEPLOYMENT,
+        {"maxSurge: 1": "maxSurge: 2"},
+        KUBERNETES + "test_a_wrong_password_locks_nobody_out",
+    ),
+    Row(
+        "old pods until new ones are ready",
+        DEPLOYMENT,
+        {"maxUnavailable: 0": "maxUnavailable: 1"},
+        KUBERNETES + "test_a_wrong_password_locks_nobody_out",
+    ),
+    Row(
+        "one try of a migration",
+        JOB,
+        {"backoffLimit: 0": "backoffLimit: 6"},
+        KUBERNETES + "test_a_wrong_password_locks_nobody_out",
+    ),
+    Row(
+        "time to finish before Kubernetes kills",
+        DEPLOYMENT,
+        {"terminationGracePeriodSeconds: 35": "terminationGracePeriodSeconds: 30"},
+        KUBERNETES + "test_requests_in_flight_get_to_finish",
+    ),
+    Row(
+        "time to finish before Kubernetes kills: the code's",
+        CLI,
+        {"GRACE_PERIOD = 20": "GRACE_PERIOD = 25"},
+        KUBERNETES + "test_requests_in_flight_get_to_finish",
+    ),
+    Row(
+        "no restart for a database that is away",
+        DEPLOYMENT,
+        {
+            "          livenessProbe:\n            httpGet:\n              path: /livez": (
+                "          livenessProbe:\n            httpGet:\n              path: /readyz"
+            )
+        },
+        KUBERNETES + "test_no_probe_restarts_a_service_for_its_database",
+    ),
+    Row(
+        "a readiness probe that waits for the answer",
+        "src/{package}/web/health.py",
+        {"READINESS_TIMEOUT = 2": "READINESS_TIMEOUT = 3"},
+        KUBERNETES + "test_no_probe_restarts_a_service_for_its_database",
+    ),
+    Row(
+        "variables that the service knows",
+        DEPLOYMENT,
+        {"name: DATABASE_MAX_OVERFLOW": "name: DATABASE_OVERFLOW"},
+        KUBERNETES + "test_every_variable_is_one_of_the_settings",
+    ),
+    Row(
+        "no URL in a manifest",
+        JOB,
+        {
+            "              valueFrom:\n"
+            "                secretKeyRef:\n"
+            "                  name: orders-api-database\n"
+            "                  key: DATABASE_MIGRATION_URL\n"
+            "                  optional: true\n": "              value: postgresql://u:p@h/d\n"
+        },
+        KUBERNETES + "test_urls_come_from_a_secret_that_is_not_here",
+    ),
+    Row(
+        "a root file system that is read-only",
+        DEPLOYMENT,
+        {"readOnlyRootFilesystem: true": "readOnlyRootFilesystem: false"},
+        KUBERNETES + "test_the_pods_pass_the_restricted_pod_security_standard",
+    ),
+    Row(
+        "a migration that does not run as root",
+        JOB,
+        {"runAsNonRoot: true": "runAsNonRoot: false"},
+        KUBERNETES + "test_the_pods_pass_the_restricted_pod_security_standard",
+    ),
+    Row(
+        "no requests for the pod of a migration",
+        "kubernetes/service/service.yaml",
+        {
+            "    app.kubernetes.io/component: service\n  ports": "  ports",
+        },
+        KUBERNETES + "test_the_pods_of_a_migration_get_no_requests",
+    ),
+    Row(
+        "a way out to the pooler",
+        "kubernetes/common/networkpolicy.yaml",
+        {"port: 6543": "port: 6432"},
+        KUBERNETES + "test_the_network_policy_lets_pods_out_to_the_pooler_and_in_to_the_service",
     ),
 ]
 

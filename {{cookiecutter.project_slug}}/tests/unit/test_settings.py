@@ -14,7 +14,7 @@ from {{ cookiecutter.package_name }}.settings import (
 from tests.support import ROOT
 
 # In the tests' own environment only: see tests/conftest.py.
-TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL"}
+TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL", "POOLER_CLIENT_LIMIT"}
 
 
 def _documented() -> dict[str, str]:
