@@ -377,6 +377,18 @@ ROWS = [
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_tried_again_at_once",
     ),
     Row(
+        "one try of a password where the server has TLS",
+        "src/{package}/database/url.py",
+        {"if mode is None and host.endswith(_SUPAVISOR_HOSTS):": "if False:"},
+        "tests/unit/test_url.py::test_supabases_poolers_are_asked_for_tls",
+    ),
+    Row(
+        "a migration that tries the service's login",
+        CLI,
+        {"    asyncio.run(_refuse_wrong_login(settings))\n    config =": "    config ="},
+        "tests/api/test_serve.py::test_a_migration_refuses_a_login_that_the_service_could_not_use",
+    ),
+    Row(
         "Supavisor's own codes",
         FAILURES,
         {'"XX000" and _SUPAVISOR_IS_FULL': '"" and _SUPAVISOR_IS_FULL'},

@@ -102,7 +102,12 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the database's schema to the newest revision."""
-    configure_logging(load_settings())
+    settings = load_settings()
+    database_url(settings)
+    configure_logging(settings)
+    # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
+    # in many replicas.
+    asyncio.run(_refuse_wrong_login(settings))
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")

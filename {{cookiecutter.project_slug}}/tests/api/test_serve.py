@@ -95,6 +95,18 @@ async def test_no_command_tells_the_password(
         assert "marked-secret" not in output
 
 
+async def test_a_migration_refuses_a_login_that_the_service_could_not_use(
+    database: Database, servers_are_ours: None
+) -> None:
+    """A deployment migrates once, and starts many replicas then: ten wrong logins block everybody."""
+    env = {
+        "DATABASE_URL": _wrong_login(database.pooler_url),
+        "DATABASE_MIGRATION_URL": database.url,
+    }
+    output = await _ended([*PYTHON, "{{ cookiecutter.package_name }}", "migrate"], env)
+    assert "DATABASE_URL can't be used:" in output
+
+
 async def test_help_does_not_tell_the_password() -> None:
     service = [*PYTHON, "{{ cookiecutter.package_name }}"]
     outputs = await asyncio.gather(

@@ -45,7 +45,8 @@ def test_the_parts(text: str, parts: tuple[object, ...]) -> None:
     parsed = parse_url("DATABASE_URL", text)
     assert parsed.url.drivername == "postgresql+asyncpg"
     assert _parts(parsed.url) == (*parts, "postgres")
-    assert (parsed.connect_args, parsed.ignored) == ({}, ())
+    assert parsed.connect_args == ({"ssl": "require"} if HOST in text else {})
+    assert parsed.ignored == ()
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,13 @@ def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> 
     url = "postgresql://u:p@127.0.0.1:1/d?sslmode=disable"
     parsed = parse_url("DATABASE_URL", url, ssl_root_cert=tmp_path / "ca.pem")
     assert parsed.connect_args == {"ssl": "disable"}
+
+
+@pytest.mark.parametrize(
+    ("host", "parameters", "tls"),
+    [(HOST, "", "require"), (HOST, "?sslmode=disable", "disable"), ("h", "", None)],
+)
+def test_supabases_poolers_are_asked_for_tls(host: str, parameters: str, tls: str | None) -> None:
+    """asyncpg's own default, `prefer`, sends a wrong password twice to a server that has TLS."""
+    url = f"postgresql://postgres.ref:{SECRET}@{host}:6543/postgres{parameters}"
+    assert parse_url("DATABASE_URL", url).connect_args.get("ssl") == tls

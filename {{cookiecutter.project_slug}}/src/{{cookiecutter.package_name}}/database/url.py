@@ -193,6 +193,10 @@ def _tls(query: dict[str, str], variable: Path | None, host: str) -> ssl.SSLCont
     verification, of the host name too unless the mode is `verify-ca`.
     """
     mode, ca_file = query.get("sslmode"), query.get("sslrootcert") or variable
+    if mode is None and host.endswith(_SUPAVISOR_HOSTS):
+        # They have TLS. With `prefer` asyncpg tries a refused password once more without it, and
+        # after ten of them Supavisor blocks everybody.
+        mode = "require"
     if mode == "disable" and host == "127.0.0.1" and "sslrootcert" not in query:
         return mode  # as `dev` connects, whatever a .env file says of the real database
     if mode is not None and mode not in _SSL_MODES:
