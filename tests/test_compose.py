@@ -350,7 +350,7 @@ def pgbouncer(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @contextmanager
 def pooling(
     service: Project, pgbouncer: Project, database_url: str, **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run compose/pgbouncer.sh with the environment of compose.yaml: its process and its URL.
 
     A `pgbouncer` that stands first on PATH puts this machine's addresses into the configuration,
@@ -374,51 +374,51 @@ def pooling(
     # PgBouncer refuses root, and nobody could not read pytest's own folder.
     nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, log = Path(name), Path(name, "log")
         (folder / "pgbouncer").write_text("\n".join(["#!/bin/sh", *lines, ""]))
         (folder / "pgbouncer").chmod(0o755)
-        shutil.copy(pgbouncer.path / "compose" / "pgbouncer.sh", folder)
+        shutil.copyfile(pgbouncer.path / "compose" / "pgbouncer.sh", folder / "pgbouncer.sh")
+        (folder / "pgbouncer.sh").chmod(0o644)
         if nobody:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         given = compose(pgbouncer, SERVICE_PASSWORD=PASSWORD, POSTGRES_PASSWORD="x", **variables)
-        process = subprocess.Popen(
-            ["sh", folder / "pgbouncer.sh"],
-            cwd="/",
-            env=environment(
-                **given["services"]["pooler"]["environment"],
-                PATH=f"{folder}:{os.environ['PATH']}",
-                TMPDIR=name,
-            ),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            user=nobody.pw_uid if nobody else None,
-            group=nobody.pw_gid if nobody else None,
-            extra_groups=[] if nobody else None,
-        )
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ["sh", folder / "pgbouncer.sh"],
+                cwd="/",
+                env=environment(
+                    **given["services"]["pooler"]["environment"],
+                    PATH=f"{folder}:{os.environ['PATH']}",
+                    TMPDIR=name,
+                ),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=nobody.pw_uid if nobody else None,
+                group=nobody.pw_gid if nobody else None,
+                extra_groups=[] if nobody else None,
+            )
         try:
+            while "process up" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
             yield process, database_url.replace(f":{urlsplit(database_url).port}/", f":{port}/")
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)
-            process.communicate(timeout=20)
+            process.wait(timeout=20)
 
 
-def started(process: subprocess.Popen[str]) -> None:
-    """Wait for PgBouncer's own word."""
-    assert process.stderr
-    said = ""
-    for line in process.stderr:
-        said += line
-        if "process up" in line:
-            return
-    raise AssertionError(said)
-
-
-# Asks a pooler what it is: prints the backends of transactions held open at the same time, whether
-# one that SET something still has it, and why the last connections were refused.
+# What becomes of so many clients: the backends that they meet one after the other, each staying
+# connected; those of their transactions at the same time; and why some were refused.
 ASK = """
 import asyncio, json, sys, asyncpg
+
+async def begin(connection):
+    try:
+        await connection.execute("BEGIN", timeout=1)
+        return await connection.fetchval("SELECT pg_backend_pid()")
+    except TimeoutError:
+        return None
 
 async def main(url, clients):
     held, refused = [], []
@@ -427,20 +427,18 @@ async def main(url, clients):
             held.append(await asyncpg.connect(url, statement_cache_size=0, timeout=5))
         except asyncpg.PostgresError as error:
             refused.append(str(error))
-    pids = []
+    one_by_one = []
     for connection in held:
-        try:
-            await connection.execute("BEGIN", timeout=1)
-            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
-        except TimeoutError:
-            pids.append(None)
-    print(json.dumps([pids, refused]))
+        one_by_one.append(await begin(connection))
+        if one_by_one[-1]:
+            await connection.execute("ROLLBACK")
+    print(json.dumps([one_by_one, [await begin(connection) for connection in held], refused]))
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-def ask(service: Project, url: str, clients: int) -> tuple[list[int | None], list[str]]:
+def ask(service: Project, url: str, clients: int) -> list[Any]:
     result = subprocess.run(
         [service.python, "-c", ASK, url, str(clients)],
         env=environment(),
@@ -450,31 +448,27 @@ def ask(service: Project, url: str, clients: int) -> tuple[list[int | None], lis
         timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    pids, refused = json.loads(result.stdout)
-    return pids, refused
+    return list(json.loads(result.stdout))
 
 
-def test_pgbouncer_keeps_to_the_limits(
+def test_pgbouncer_pools_transactions_within_the_limits(
     service: Project, pgbouncer: Project, database_url: str
 ) -> None:
     limits = {"POOLER_POOL_SIZE": "2", "POOLER_CLIENT_LIMIT": "3"}
-    with pooling(service, pgbouncer, database_url, **limits) as (process, url):
-        started(process)
-        pids, refused = ask(service, url, 4)
-        # Each of two transactions has a backend, so it is transaction mode; the third one waits.
-        assert len(set(pids)) == 3
-        assert pids[2] is None
+    with pooling(service, pgbouncer, database_url, **limits) as (_, url):
+        one_by_one, at_once, refused = ask(service, url, 4)
+        assert None not in one_by_one  # a session-mode pooler keeps the third waiting
+        assert len(set(at_once[:2])) == 2
+        assert at_once[2:] == [None]
         assert len(refused) == 1
         assert "no more connections allowed" in refused[0]
-        assert urlsplit(url).port != urlsplit(database_url).port
 
 
 def test_migrations_and_tests_work_with_that_role_and_that_pooler(
     service: Project, pgbouncer: Project, database_url: str
 ) -> None:
     """What CI does, as far as this takes no minutes."""
-    with pooling(service, pgbouncer, database_url) as (process, url):
-        started(process)
+    with pooling(service, pgbouncer, database_url) as (_, url):
         urls = {
             "DATABASE_URL": f"{url}?sslmode=disable",
             "DATABASE_MIGRATION_URL": f"{database_url}?sslmode=disable",
@@ -497,8 +491,7 @@ def test_pgbouncers_health_is_that_of_the_way_to_the_database(
     kind, check = pooler["healthcheck"]["test"]
     assert kind == "CMD-SHELL"
     folder = Path(psql(service, database_url, "--command", "SELECT 1").args[0]).parent
-    with pooling(service, pgbouncer, database_url) as (process, url):
-        started(process)
+    with pooling(service, pgbouncer, database_url) as (_, url):
         check = check.replace("--port=6432", f"--port={urlsplit(url).port}")
         for password, healthy in ((PASSWORD, True), ("wrong", False)):
             result = subprocess.run(
@@ -516,7 +509,6 @@ def test_pgbouncer_ends_although_a_client_stays(
 ) -> None:
     pooler = compose(pgbouncer, **dict.fromkeys(required(pgbouncer), "x"))["services"]["pooler"]
     with pooling(service, pgbouncer, database_url) as (process, url):
-        started(process)
         stay = "import asyncio, asyncpg, sys\n"
         stay += "async def main():\n    connection = await asyncpg.connect(sys.argv[1])\n"
         stay += "    print('connected', flush=True)\n    await asyncio.sleep(60)\n"
@@ -540,7 +532,9 @@ def test_pgbouncer_ends_although_a_client_stays(
 def test_a_limit_that_is_no_number_is_named(
     service: Project, pgbouncer: Project, database_url: str, name: str
 ) -> None:
-    with pooling(service, pgbouncer, database_url, **{name: "many"}) as (process, _):
-        _, said = process.communicate(timeout=20)
-        assert process.returncode == 1
-        assert said == f"{name} has to be a whole number, 1 or more. See .env.example.\n"
+    message = f"^{name} has to be a whole number, 1 or more. See .env.example.\n"
+    with (
+        pytest.raises(AssertionError, match=message),
+        pooling(service, pgbouncer, database_url, **{name: "many"}),
+    ):
+        pass
