@@ -1,5 +1,6 @@
 """The environment, and what is said when it can't be used."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from {{ cookiecutter.package_name }}.settings import (
 from tests.support import ROOT
 
 # In the tests' own environment only: see tests/conftest.py.
-TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL", "POOLER_CLIENT_LIMIT"}
+TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL"}
+# In compose.yaml only, as ${NAME:-default}; what has no default there is generated.
+COMPOSE_DEFAULTS = dict(re.findall(r"\$\{(\w+):-(\w*)\}", (ROOT / "compose.yaml").read_text()))
+OTHERS = TEST_VARIABLES | COMPOSE_DEFAULTS.keys()
 
 
 def _documented() -> dict[str, str]:
@@ -25,12 +29,13 @@ def _documented() -> dict[str, str]:
 
 def test_env_example_lists_every_variable_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     documented = _documented()
-    assert documented.keys() - TEST_VARIABLES == {name.upper() for name in Settings.model_fields}
+    assert documented.keys() - OTHERS == {name.upper() for name in Settings.model_fields}
     monkeypatch.setenv("DATABASE_URL", documented["DATABASE_URL"])
     defaults = load_settings()
-    for name in documented.keys() - TEST_VARIABLES:
+    for name in documented.keys() - OTHERS:
         monkeypatch.setenv(name, documented[name])
     assert load_settings() == defaults
+    assert COMPOSE_DEFAULTS.items() <= documented.items()
 
 
 def test_an_env_file_is_read_and_the_environment_wins(
