@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import Project, bake, environment
-from test_projects import POOLERS, devstack
+from conftest import Project, bake, devstack, environment
+from test_projects import POOLERS
 
 COMMAND = "python3 compose/generate_secrets.py"
 

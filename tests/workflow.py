@@ -109,6 +109,8 @@ def _applies(part: dict[str, Any], event: str) -> bool:
     condition = part.get("if")
     if condition is None:
         return True
+    if condition == "failure()":
+        return False  # a step that fails ends the run here
     found = re.fullmatch(r"github\.event_name (==|!=) '(\w+)'", condition)
     if found is None:
         raise NotImplementedError(f"if: {condition}")
