@@ -1,5 +1,7 @@
 """Run a workflow of GitHub Actions here: what its file says, step by step, with nothing repeated.
 
+    uv run tests/workflow.py FOLDER JOB...
+
 It knows as much of the language as our workflows use, and refuses what it does not know. An action
 (`uses:`) is not run: what one does beforehand (a checkout, uv) is there already, and the others are
 returned by name, for a test to say which it leaves to GitHub.
@@ -7,6 +9,7 @@ returned by name, for a test to say which it leaves to GitHub.
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -48,6 +51,8 @@ def run_workflow(
         NotImplementedError: the workflow says something that this does not know.
     """
     workflow = yaml.safe_load(file.read_text())
+    if unknown := jobs - workflow["jobs"].keys():
+        raise NotImplementedError(f"{file} has no job {', '.join(unknown)}")
     run = Run()
     for name, job in workflow["jobs"].items():
         known = {"name", "if", "runs-on", "timeout-minutes", "strategy", "env", "steps"}
@@ -130,3 +135,10 @@ def _fill(text: str, values: dict[str, str]) -> str:
     if "${{" in text:
         raise NotImplementedError(text)
     return text
+
+
+if __name__ == "__main__":
+    folder, *names = sys.argv[1:]
+    workflow = Path(folder, ".github", "workflows", "ci.yml")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    print(run_workflow(workflow, "push", set(names), python=version, skip=set()))
