@@ -379,8 +379,8 @@ ROWS = [
     Row(
         "one try of a password where the server has TLS",
         "src/{package}/database/url.py",
-        {"if mode is None and host.endswith(_SUPAVISOR_HOSTS):": "if False:"},
-        "tests/unit/test_url.py::test_supabases_poolers_are_asked_for_tls",
+        {"if mode is None and host.endswith(_SUPABASE_HOSTS):": "if False:"},
+        "tests/unit/test_url.py::test_supabase_is_asked_for_tls",
     ),
     Row(
         "a migration that tries the service's login",
@@ -395,10 +395,10 @@ ROWS = [
         "tests/pooler/test_failures.py::test_what_supavisor_says",
     ),
     Row(
-        "Supavisor's code in the log",
+        "a pooler's words in the log",
         PROBLEMS,
-        {"        supavisor=supavisor_code(cause),\n": ""},
-        "tests/pooler/test_failures.py::test_the_log_names_supavisors_refusal",
+        {"        pooler=pooler_words(cause),\n": ""},
+        "tests/pooler/test_failures.py::test_the_log_names_a_poolers_refusal",
     ),
     Row(
         "a README whose table of variables is that of the settings",

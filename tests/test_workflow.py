@@ -138,6 +138,18 @@ def test_only_new_revisions_are_linted(checkout: Project) -> None:
     lint_migrations(checkout)
 
 
+def test_an_index_is_built_as_documented(checkout: Project) -> None:
+    text = (checkout.path / "CONTRIBUTING.md").read_text()
+    [body] = re.findall(r"```python\ndef upgrade\(\) -> None:\n(.*?)```", text, re.DOTALL)
+    revise(checkout, 2, body.strip())
+    commit(checkout)
+    lint_migrations(checkout)
+    revise(checkout, 3, 'op.create_index("items_description", "items", ["description"])')
+    commit(checkout)
+    with pytest.raises(AssertionError, match="require-concurrent-index-creation"):
+        lint_migrations(checkout)
+
+
 def test_what_a_revision_means_all_the_same(checkout: Project) -> None:
     revise(checkout, 2, DROPS, comment="# squawk-ignore-file ban-drop-column")
     commit(checkout)

@@ -64,7 +64,8 @@ def run_workflow(
             if values.get("python", python) != python:
                 run.left_out.append(f"{name}: Python {values['python']}")
                 continue
-            own = {key: _fill(str(value), values) for key, value in job.get("env", {}).items()}
+            given = workflow.get("env", {}) | job.get("env", {})
+            own = {key: _fill(str(value), values) for key, value in given.items()}
             for step in job["steps"]:
                 _step(run, name, step, event, values, variables | own, file.parents[2], skip)
     return run

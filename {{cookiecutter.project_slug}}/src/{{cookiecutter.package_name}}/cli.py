@@ -32,7 +32,8 @@ from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
-# Seconds that requests in flight get to finish after SIGTERM. Kubernetes kills after 30.
+# Seconds that requests in flight get to finish after SIGTERM: less than whoever sent it waits before
+# it kills. compose.yaml and kubernetes/ do.
 GRACE_PERIOD = 20
 
 main = typer.Typer(
@@ -108,6 +109,8 @@ def migrate(
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
     # in many replicas.
     asyncio.run(_refuse_wrong_login(settings))
+    url = database_url(settings, migrations=True).url
+    print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
@@ -123,7 +126,11 @@ def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
         os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"] + "?sslmode=disable"
         os.environ.setdefault("LOG_FORMAT", "console")
         migrate()
-        print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}", flush=True)
+        print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}")
+        print("For `migrate` and `alembic` in another terminal, whatever .env says:")
+        # Both variables: with one alone the other would still be .env's, production's perhaps.
+        for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
+            print(f"  export {variable}='{stack['database_url']}?sslmode=disable'", flush=True)
         uvicorn.run(
             "{{ cookiecutter.package_name }}.cli:reloaded_app",
             factory=True,

@@ -220,19 +220,28 @@ async def test_what_supavisor_says(
         assert await _connecting(settings, database, url) is failure
 
 
-@pytest.mark.parametrize(("sqlstate", "logged"), [("XX000", "EMAXCONN"), ("53300", None)])
-async def test_the_log_names_supavisors_refusal(
-    settings: Settings, sqlstate: str, logged: str | None
+@pytest.mark.parametrize(
+    ("sqlstate", "text", "logged"),
+    [
+        ("XX000", "(EMAXCONN) max client connections reached", "EMAXCONN"),
+        ("08P01", "no more connections allowed (max_client_conn)", "no more connections allowed"),
+        ("08P01", "query_wait_timeout", "query_wait_timeout"),
+        ("53300", "(EMAXCONN) max client connections reached", None),
+        ("XX000", "somebody's max_client_conn", None),
+    ],
+)
+async def test_the_log_names_a_poolers_refusal(
+    settings: Settings, sqlstate: str, text: str, logged: str | None
 ) -> None:
-    """All of them are XX000. Of its text only the code is logged, and of anybody else's nothing."""
-    async with _refusing(sqlstate, "(EMAXCONN) max client connections reached") as url:
+    """All of one pooler's have one SQLSTATE. Of the text only known words are logged."""
+    async with _refusing(sqlstate, text) as url:
         refused = Settings.model_validate(settings.model_dump() | {"database_url": url})
         with capture_logs() as lines:
             async with running(create_app(refused)) as client:
                 assert (await client.get("/readyz")).status_code == 503
     [failure] = [line for line in lines if line["event"] == "database failure"]
-    assert failure["supavisor"] == logged
-    assert "max client" not in str(failure)
+    assert failure["pooler"] == logged
+    assert "max" not in str(failure)
 
 
 async def test_postgresql_is_down_behind_supavisor(settings: Settings, database: Database) -> None:

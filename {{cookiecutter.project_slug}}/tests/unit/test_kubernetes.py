@@ -66,7 +66,8 @@ def test_the_connections_stay_below_the_poolers_client_limit(
         f"with {connections} connections each, and 1 of a migration, are {needed}: not below "
         f"POOLER_CLIENT_LIMIT={limit} of .env.example. Lower maxReplicas in "
         f"kubernetes/service/horizontalpodautoscaler.yaml to {fits}, or DATABASE_POOL_SIZE in "
-        "kubernetes/service/deployment.yaml, or raise the pooler's limit and say so in .env.example."
+        "kubernetes/service/deployment.yaml, or raise the pooler's limit and say so in .env.example "
+        "and compose.yaml."
     )
 
 

@@ -1,4 +1,4 @@
-"""The README says what the code does: its tables can't drift."""
+"""The README's tables of variables, failures and start-up messages name what the code has."""
 
 import ast
 import re

@@ -16,9 +16,9 @@ from tests.support import ROOT
 
 # In the tests' own environment only: see tests/conftest.py.
 TEST_VARIABLES = {"TEST_DATABASE_URL", "TEST_POOLER_URL"}
-# In compose.yaml only, as ${NAME:-default}; what has no default there is generated.
+VARIABLES = {name.upper() for name in Settings.model_fields}
+# In compose.yaml, as ${NAME:-default}; what has no default there is generated.
 COMPOSE_DEFAULTS = dict(re.findall(r"\$\{(\w+):-(\w*)\}", (ROOT / "compose.yaml").read_text()))
-OTHERS = TEST_VARIABLES | COMPOSE_DEFAULTS.keys()
 
 
 def _documented() -> dict[str, str]:
@@ -29,10 +29,10 @@ def _documented() -> dict[str, str]:
 
 def test_env_example_lists_every_variable_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     documented = _documented()
-    assert documented.keys() - OTHERS == {name.upper() for name in Settings.model_fields}
+    assert documented.keys() == VARIABLES | TEST_VARIABLES | COMPOSE_DEFAULTS.keys()
     monkeypatch.setenv("DATABASE_URL", documented["DATABASE_URL"])
     defaults = load_settings()
-    for name in documented.keys() - OTHERS:
+    for name in VARIABLES:
         monkeypatch.setenv(name, documented[name])
     assert load_settings() == defaults
     assert COMPOSE_DEFAULTS.items() <= documented.items()

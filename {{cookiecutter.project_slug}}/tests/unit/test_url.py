@@ -174,9 +174,14 @@ def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("host", "parameters", "tls"),
-    [(HOST, "", "require"), (HOST, "?sslmode=disable", "disable"), ("h", "", None)],
+    [
+        (HOST, "", "require"),
+        ("db.ref.supabase.co", "", "require"),
+        (HOST, "?sslmode=disable", "disable"),
+        ("h", "", None),
+    ],
 )
-def test_supabases_poolers_are_asked_for_tls(host: str, parameters: str, tls: str | None) -> None:
+def test_supabase_is_asked_for_tls(host: str, parameters: str, tls: str | None) -> None:
     """asyncpg's own default, `prefer`, sends a wrong password twice to a server that has TLS."""
     url = f"postgresql://postgres.ref:{SECRET}@{host}:6543/postgres{parameters}"
     assert parse_url("DATABASE_URL", url).connect_args.get("ssl") == tls

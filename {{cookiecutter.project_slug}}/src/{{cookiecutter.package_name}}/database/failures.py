@@ -70,6 +70,13 @@ _SUPAVISOR_LOGIN = re.compile(
 )
 _SUPAVISOR_IS_FULL = re.compile(r"\((EMAXCONN|EMAXCONNSESSION|ECHECKOUTTIMEOUT)\)")
 
+# Of Supavisor and of PgBouncer.
+_POOLER_WORDS = re.compile(
+    r"\((E[A-Z]+)\)|Tenant or user not found|no more connections allowed|query_wait_timeout"
+    r"|server login has been failing|server conn crashed|authentication failed"
+    r"|no such (user|database)|unsupported startup parameter"
+)
+
 
 def classify(error: SQLAlchemyError) -> Failure:
     """Which kind of failure an error is."""
@@ -92,12 +99,15 @@ def classify(error: SQLAlchemyError) -> Failure:
     return Failure.UNKNOWN
 
 
-def supavisor_code(error: BaseException) -> str | None:
-    """What Supavisor calls its refusal, such as `EMAXCONN`; None for an error of somebody else."""
-    if getattr(error, "sqlstate", None) != "XX000":
+def pooler_words(error: BaseException) -> str | None:
+    """What a pooler calls its refusal, such as `EMAXCONN` or `query_wait_timeout`.
+
+    None for an error of anybody else: its text may hold people's data, and these words never do.
+    """
+    if getattr(error, "sqlstate", None) not in ("XX000", "08P01"):
         return None
-    found = re.search(r"\((E[A-Z]+)\)", str(error))
-    return found[1] if found else None
+    found = _POOLER_WORDS.search(str(error))
+    return found[0].strip("()") if found else None
 
 
 def report_lost_connections(engine: AsyncEngine) -> None:

@@ -36,6 +36,7 @@ _TRANSLATED = ("sslmode", "sslrootcert", "application_name", "connect_timeout")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 _SUPAVISOR_HOSTS = ".pooler.supabase.com"
+_SUPABASE_HOSTS = (_SUPAVISOR_HOSTS, ".supabase.co")
 
 
 class _Problem(Exception):
@@ -193,7 +194,7 @@ def _tls(query: dict[str, str], variable: Path | None, host: str) -> ssl.SSLCont
     verification, of the host name too unless the mode is `verify-ca`.
     """
     mode, ca_file = query.get("sslmode"), query.get("sslrootcert") or variable
-    if mode is None and host.endswith(_SUPAVISOR_HOSTS):
+    if mode is None and host.endswith(_SUPABASE_HOSTS):
         # They have TLS. With `prefer` asyncpg tries a refused password once more without it, and
         # after ten of them Supavisor blocks everybody.
         mode = "require"

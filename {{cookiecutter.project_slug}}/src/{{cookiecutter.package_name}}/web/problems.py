@@ -16,7 +16,7 @@ from starlette.routing import Match
 from {{ cookiecutter.package_name }}.database.failures import (
     Failure,
     classify,
-    supavisor_code,
+    pooler_words,
 )
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
         # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
         error=f"{type(cause).__module__}.{type(cause).__name__}",
         sqlstate=getattr(cause, "sqlstate", None),
-        supavisor=supavisor_code(cause),
+        pooler=pooler_words(cause),
         constraint=getattr(cause, "constraint_name", None),
     )
 
