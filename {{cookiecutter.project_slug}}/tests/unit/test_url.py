@@ -45,7 +45,7 @@ def test_the_parts(text: str, parts: tuple[object, ...]) -> None:
     parsed = parse_url("DATABASE_URL", text)
     assert parsed.url.drivername == "postgresql+asyncpg"
     assert _parts(parsed.url) == (*parts, "postgres")
-    assert parsed.connect_args == ({"ssl": "require"} if HOST in text else {})
+    assert parsed.connect_args == ({"ssl": "require"} if "supabase" in text else {})
     assert parsed.ignored == ()
 
 
