@@ -133,6 +133,10 @@ def test_migrates_serves_and_ends_on_a_read_only_root(
         assert query(service, stack["database_url"], "SELECT name FROM items") == {
             ("from the image",)
         }
+        # As the README says for going back.
+        podman("run", "--rm", *options, "--entrypoint=alembic", image, "downgrade", "-1")
+        tables = "SELECT relname FROM pg_class WHERE relname = 'items'"
+        assert query(service, stack["database_url"], tables) == set()
 
 
 def test_the_health_check_of_the_image_tells(podman: Podman, image: str) -> None:
