@@ -46,10 +46,9 @@ def git(folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-def commit(folder: Path, message: str) -> str:
+def commit(folder: Path, message: str) -> None:
     git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--allow-empty", "--message", message)
-    return git(folder, "rev-parse", "HEAD").strip()
+    git(folder, "commit", "--quiet", "--message", message)
 
 
 def cruft(folder: Path, *arguments: str, status: int = 0, typed: str = "") -> str:
@@ -76,7 +75,9 @@ def put_working_tree(repository: Path) -> str:
         if (TEMPLATE / name).exists():
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(TEMPLATE / name, repository / name)
-    return commit(repository, "the working tree")
+    if git(repository, "status", "--porcelain"):
+        commit(repository, "the working tree")
+    return git(repository, "rev-parse", "HEAD").strip()
 
 
 @pytest.fixture
@@ -196,12 +197,14 @@ def update(project: Project, *options: str) -> None:
     cruft(project.path, "update", "--skip-apply-ask", *options)
     assert git(project.path, "diff", "--name-only", "--diff-filter=U") == ""
     assert git(project.path, "ls-files", "--others", "*.rej", "*.orig") == ""
-    commit(project.path, "the template's change")
+    if git(project.path, "status", "--porcelain"):
+        commit(project.path, "the template's change")
 
 
 def gets_what_comes_later(project: Project, template: Path) -> None:
     """A change of the template arrives, whole and without a conflict."""
     change_template(template)
+    cruft(project.path, "check", status=1)
     update(project)
     answers = json.loads((project.path / ".cruft.json").read_text())["context"]["cookiecutter"]
     assert answers["region"] == "eu"
@@ -296,7 +299,6 @@ def test_a_service_of_an_older_template_can_be_updated(tmp_path: Path) -> None:
     commit(project.path, "a team's work")
     cruft(project.path, "check", "--checkout", older)
     newest = put_working_tree(template)
-    cruft(project.path, "check", status=1)
     update(project)
     cruft(project.path, "check")
     assert json.loads((project.path / ".cruft.json").read_text())["commit"] == newest
