@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +16,17 @@ import pytest
 class Podman:
     """Podman, with a store of its own: what is built here leaves nothing in the user's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         if not shutil.which("podman"):
             pytest.fail(
                 "There is no podman: install it (apt-get install podman buildah runc), run "
                 '.ci/base-images, or leave these tests out with -m "not image".'
             )
         users = self._run(["podman", "info", "--format={{.Store.GraphRoot}}"]).stdout.strip()
+        # Podman takes no --runroot of more than 50 characters, so not pytest's folder.
+        self.folder = tempfile.mkdtemp(prefix="podman-", dir="/tmp")
         self.command = [
-            *("podman", f"--root={folder}/store", f"--runroot={folder}/run"),
+            *("podman", f"--root={self.folder}/store", f"--runroot={self.folder}/run"),
             # What the user's store has may be read: the images that the Dockerfile begins with.
             *("--storage-driver=overlay", f"--storage-opt=overlay.imagestore={users}"),
         ]
@@ -33,6 +36,7 @@ class Podman:
 
     def __exit__(self, *_: object) -> None:
         self("system", "reset", "--force")
+        shutil.rmtree(self.folder)
 
     def __call__(self, *arguments: str | Path) -> str:
         """Run a command; return what it printed."""

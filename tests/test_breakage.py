@@ -385,7 +385,7 @@ ROWS = [
     Row(
         "a migration that tries the service's login",
         CLI,
-        {"    asyncio.run(_refuse_wrong_login(settings))\n    config =": "    config ="},
+        {"    asyncio.run(_refuse_wrong_login(settings))\n    url =": "    url ="},
         "tests/api/test_serve.py::test_a_migration_refuses_a_login_that_the_service_could_not_use",
     ),
     Row(

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -24,8 +25,8 @@ ANSWERS = {"description": "Costs $HOME", "owner": "O'Neill & Söhne"}
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    with Podman(tmp_path_factory.mktemp("podman")) as podman:
+def podman() -> Iterator[Podman]:
+    with Podman() as podman:
         yield podman
 
 
@@ -35,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.check("python", "--version")
     # What lies about in a folder that somebody works in.
     (project.path / ".env").write_text("DATABASE_URL=postgresql://u:secret@h/d\n")
-    (project.path / "src" / "key.pem").write_text("")
+    (project.path / "key.pem").write_text("")
     return project
 
 
@@ -43,17 +44,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def image(podman: Podman, project: Project) -> str:
     podman("build", "--format=docker", "--tag=orders-api", project.path)
     return "localhost/orders-api"
-
-
-@pytest.fixture(scope="module")
-def files(podman: Podman, image: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The path of every file of the image."""
-    container = podman("create", "--no-healthcheck", image).strip()
-    archive = tmp_path_factory.mktemp("files") / "image.tar"
-    podman("export", f"--output={archive}", container)
-    podman("rm", container)
-    listed = subprocess.run(["tar", "-tf", archive], capture_output=True, text=True, check=True)
-    return set(listed.stdout.splitlines())
 
 
 def test_the_dockerfile_is_linted(project: Project) -> None:
@@ -78,13 +68,35 @@ def test_how_the_image_is_started(podman: Podman, image: str) -> None:
     assert labels.items() <= config["Labels"].items()
 
 
-def test_the_image_holds_the_service_and_nothing_else(files: set[str]) -> None:
+def test_the_image_holds_the_service_and_nothing_else(
+    podman: Podman, image: str, tmp_path: Path
+) -> None:
+    files = listed(podman, image, tmp_path)
     own = {name.split("/")[1] for name in files if name.startswith("app/")}
     assert own == {"", ".venv", "migrations", "pyproject.toml"}
+    # uv and the compilers; and of the development dependencies.
     names = {name.rsplit("/", 1)[-1] for name in files}
-    # uv and the compilers; of the development dependencies; and what lay about.
     assert not names & {"uv", "gcc", "cc", "make", "git", "curl"}
-    assert not names & {"pytest", "ruff", "mypy", "initdb", "devstack", ".env", "key.pem"}
+    assert not names & {"pytest", "ruff", "mypy", "initdb", "devstack"}
+
+
+def test_no_step_of_the_build_sees_what_lies_about(
+    podman: Podman, image: str, project: Project, tmp_path: Path
+) -> None:
+    """It would be in a cache that is shared, whatever the last stage takes."""
+    podman("build", "--target=build", "--tag=built", project.path)
+    files = listed(podman, "localhost/built", tmp_path)
+    own = {name.split("/")[1] for name in files if name.startswith("app/")}
+    assert own == {"", ".venv", "README.md", "migrations", "pyproject.toml", "src", "uv.lock"}
+
+
+def listed(podman: Podman, image: str, folder: Path) -> set[str]:
+    """The path of every file of an image."""
+    container = podman("create", "--no-healthcheck", image, "true").strip()
+    podman("export", f"--output={folder}/image.tar", container)
+    podman("rm", container)
+    command = ["tar", "-tf", folder / "image.tar"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_dependencies_stay_in_the_cache_when_the_code_changes(

@@ -70,7 +70,7 @@ def test_a_service_passes_its_own_workflow(checkout: Project) -> None:
 
 @pytest.mark.image
 def test_a_service_passes_the_job_of_its_image(checkout: Project, tmp_path: Path) -> None:
-    with Podman(tmp_path) as podman:
+    with Podman() as podman:
         run = run_workflow(
             checkout.path / WORKFLOW,
             "push",
