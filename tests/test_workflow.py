@@ -195,6 +195,15 @@ def lint_workflows(folder: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_scripts_are_linted(tmp_path: Path) -> None:
+    """Those in workflows actionlint hands to shellcheck by itself."""
+    project = bake(tmp_path, pooler="pgbouncer")
+    scripts = [*project.path.rglob("*.sh"), TEMPLATE / ".ci/run", TEMPLATE / ".ci/base-images"]
+    assert project.path / "compose" / "pgbouncer.sh" in scripts
+    result = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 def test_template_and_service_use_the_same_actions(service: Project) -> None:
     """What Dependabot raises in the template's workflow has to be raised in the generated one."""
     pinned = {}
