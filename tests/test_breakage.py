@@ -395,6 +395,12 @@ ROWS = [
         "tests/pooler/test_failures.py::test_what_supavisor_says",
     ),
     Row(
+        "a SQLSTATE in the log for what is a defect",
+        PROBLEMS,
+        {"        log_failure(error, Failure.UNKNOWN)\n": "        pass\n"},
+        WEB + "test_a_wrong_statement_is_a_defect_too",
+    ),
+    Row(
         "a pooler's words in the log",
         PROBLEMS,
         {"        pooler=pooler_words(cause),\n": ""},

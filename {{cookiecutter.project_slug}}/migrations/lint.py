@@ -32,7 +32,7 @@ def new_revisions(since: str) -> list[Script]:
     if listed.returncode != 0:
         raise SystemExit(
             f"There is no commit {since!r} to compare with: fetch it, or name another with "
-            f"--since. {listed.stderr.strip()}"
+            f"--since: HEAD, for what is not committed. (git: {listed.stderr.strip()})"
         )
     merged = {ROOT / name for name in listed.stdout.splitlines()}
     scripts = ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))

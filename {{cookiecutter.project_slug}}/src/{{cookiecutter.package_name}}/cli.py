@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -121,13 +123,19 @@ def migrate(
 @main.command()
 def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Run everything here: PostgreSQL, PgBouncer, migrations, and the service with reload."""
+    try:  # before the databases are started
+        socket.create_server((host, port), family=AF_INET6 if ":" in host else AF_INET).close()
+    except OSError as error:
+        raise SystemExit(
+            f"Can't listen on {host}:{port}: {error.strerror}. Choose another with --port."
+        ) from None
     with _devstack() as stack:
         os.environ["DATABASE_URL"] = stack["pooler_url"] + "?sslmode=disable"
         os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"] + "?sslmode=disable"
         os.environ.setdefault("LOG_FORMAT", "console")
         migrate()
         print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}")
-        print("For `migrate` and `alembic` in another terminal, whatever .env says:")
+        print("For `migrate` and `alembic` in another terminal, until this ends:")
         # Both variables: with one alone the other would still be .env's, production's perhaps.
         for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
             print(f"  export {variable}='{stack['database_url']}?sslmode=disable'", flush=True)

@@ -123,5 +123,8 @@ def load_settings() -> Settings:
 
 def _explain(variable: str, kind: str, message: str) -> str:
     if kind == "missing":
-        return f"  {variable} is not set. Copy .env.example to .env and fill it in, or export it."
+        return (
+            f"  {variable} is not set. Add it to .env, as .env.example describes it, or export it "
+            "(`dev` prints the lines for its own database)."
+        )
     return f"  {variable}: {message[0].lower()}{message[1:]}. See .env.example."

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from httpx import AsyncClient
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
@@ -124,14 +125,19 @@ async def test_a_value_that_the_database_refuses_is_not_logged(
 
 
 async def test_a_wrong_statement_is_a_defect_too(app: FastAPI) -> None:
+    """The log has its SQLSTATE all the same, on which the README says what to do."""
+
     @app.get("/defect")
     async def defect(session: SessionDep) -> None:
         await session.execute(text("SELECT marked_secret"))
 
-    async with running(app) as client:
-        response = await client.get("/defect")
+    with capture_logs() as lines:
+        async with running(app) as client:
+            response = await client.get("/defect")
     assert response.status_code == 500
     assert "marked_secret" not in response.text
+    [failure] = [line for line in lines if line["event"] == "database failure"]
+    assert failure["sqlstate"] == "42703"
 
 
 @pytest.mark.parametrize(

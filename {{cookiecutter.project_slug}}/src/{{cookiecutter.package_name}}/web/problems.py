@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -147,6 +147,8 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
 
 
 async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
+    if isinstance(error, DBAPIError):
+        log_failure(error, Failure.UNKNOWN)
     # Starlette sends this and raises the error again: the server logs it, with the request's id.
     request_id = correlation_id.get() or ""
     return _respond(500, headers={"X-Request-ID": request_id})
