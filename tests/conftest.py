@@ -60,7 +60,7 @@ def environment(**variables: str) -> dict[str, str]:
     """The environment for a generated project: not this one's, and the same Python."""
     # VIRTUAL_ENV names the template's environment. Some machines set PYTHONDONTWRITEBYTECODE, with
     # which every process compiles every module again: 4 seconds instead of 1 for each start.
-    hidden = {"VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"}
+    hidden = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"}
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     return inherited | {"UV_PYTHON": sys.executable} | variables
 

@@ -12,6 +12,9 @@ from conftest import Project, run_copied
 
 ENGINE = "src/{package}/database/engine.py"
 FAILURES = "src/{package}/database/failures.py"
+CONNECTION = "src/{package}/database/connection.py"
+DIALECT = "src/{package}/database/dialect.py"
+DATABASE_SESSION = "src/{package}/database/session.py"
 URL = "src/{package}/database/url.py"
 PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
@@ -27,14 +30,18 @@ JOB = "kubernetes/migrate/job.yaml"
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
 SESSION = "tests/api/test_session.py::"
+MISUSE = "tests/api/test_misuse.py::"
+READING = "tests/pooler/test_reading.py::"
+SEALED = "tests/pooler/test_sealed.py::"
+TRIPS = "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must"
 WEB = "tests/api/test_web.py::"
 FAULTS = "tests/faults/test_faults.py::"
 HOSTILE = "tests/api/test_hostile.py::"
 SERVE = "tests/api/test_serve.py::"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 
-ASYNCPG_CACHE = '        "statement_cache_size": _ASYNCPG_CACHE if named else 0,\n'
-SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": _SQLALCHEMY_CACHE if named else 0,\n'
+ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
+SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
 
 
 LOST = {  # what tells that a connection was lost
@@ -170,15 +177,149 @@ ROWS = [
     ),
     Row(
         "no write in a session for reading",
-        "src/{package}/database/session.py",
-        {"sync_session_class=_ReadSession, ": ""},
-        "tests/pooler/test_reading.py::test_a_write_is_refused",
+        CONNECTION,
+        {"        if self.reads and not only_reads(query):": "        if False:"},
+        READING + "test_a_write_or_a_lock_is_refused",
     ),
     Row(
-        "reading without a transaction: 2 trips",
-        "src/{package}/database/session.py",
-        {"    driver.autocommit = True": "    driver.autocommit = False"},
-        "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must",
+        "no write by a method of a session for reading",
+        DATABASE_SESSION,
+        {"raise ReadOnlyError(f": "return print(f"},
+        READING + "test_there_is_no_way_to_write",
+    ),
+    Row(
+        "no change of what was read",
+        "src/{package}/database/base.py",
+        {"if inspect(changed).detached and by_itself:": "if False:"},
+        READING + "test_what_was_read_can_not_be_changed",
+    ),
+    Row(
+        "reading without a transaction: 1 trip",
+        DATABASE_SESSION,
+        {"lent.dbapi_connection.autocommit = True": "lent.dbapi_connection.autocommit = False"},
+        TRIPS,
+    ),
+    Row(
+        "1 trip for what is sealed: the casts",
+        DIALECT,
+        {"return type_coerce(cast(column, self), column.type)": "return colexpr"},
+        TRIPS,
+    ),
+    Row(
+        "1 trip for what is sealed: keeping it",
+        CONNECTION,
+        {"        self._kept[query] = statement\n": ""},
+        TRIPS,
+    ),
+    Row(
+        "only what is sealed is kept",
+        CONNECTION,
+        {" or not is_sealed(query)": ""},
+        SEALED + "test_types_change_under_load",
+    ),
+    Row(
+        "a parameter without a type is not sealed",
+        "src/{package}/database/sql.py",
+        {'return "$" not in rest and not': "return not"},
+        "tests/unit/test_sql.py::test_a_statement_whose_types_others_decide",
+    ),
+    Row(
+        "casts without a length",
+        DIALECT,
+        {
+            "sealed.name_in_casts = name": (
+                "sealed.name_in_casts = self.type_compiler_instance.process(adapted)"
+            )
+        },
+        SEALED + "test_a_type_that_changes_under_a_live_connection",
+    ),
+    Row(
+        "casts of columns only",
+        DIALECT,
+        {"if not isinstance(column, Column):": "if column is None:"},
+        SEALED + "test_only_columns_are_cast",
+    ),
+    Row(
+        "values as the model has them, casts or not",
+        DIALECT,
+        {"return type_coerce(cast(column, self), column.type)": "return cast(column, self)"},
+        SEALED + "test_every_type_comes_back_as_it_went",
+    ),
+    Row(
+        "a bound on what a connection keeps",
+        CONNECTION,
+        {"_KEPT_STATEMENTS = 100": "_KEPT_STATEMENTS = 1000"},
+        SEALED + "test_what_is_kept_has_a_bound",
+    ),
+    Row(
+        "no moment without an offset",
+        DIALECT,
+        {"if isinstance(value, datetime) and value.tzinfo is None:": "if False:"},
+        SEALED + "test_a_moment_without_an_offset_is_refused",
+    ),
+    Row(
+        "nothing after a session's end",
+        DATABASE_SESSION,
+        {"        if self._ended:": "        if False:", ", close_resets_only=False": ""},
+        MISUSE + "test_a_session_that_outlives_its_request",
+    ),
+    Row(
+        "one thing at a time",
+        DATABASE_SESSION,
+        {"        if self._user is not None:": "        if False:"},
+        MISUSE + "test_two_tasks_at_once",
+    ),
+    Row(
+        "no commit after two things at a time",
+        DATABASE_SESSION,
+        {"            elif self._disturbed:": "            elif False:"},
+        MISUSE + "test_two_tasks_at_once",
+    ),
+    Row(
+        "no end before what is on its way",
+        DATABASE_SESSION,
+        {"        while self._user is not None:": "        while False:"},
+        MISUSE + "test_two_tasks_at_once",
+    ),
+    Row(
+        "no success for a COMMIT that was answered with ROLLBACK",
+        CONNECTION,
+        {'if status == "ROLLBACK" and': 'if status == "" and'},
+        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
+        "no success for a COMMIT without a transaction",
+        CONNECTION,
+        {'if query.startswith("COMMIT") and not': "if not query and not"},
+        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
+        "no statement of the driver's outside the session's transaction",
+        DATABASE_SESSION,
+        {"lent.driver_connection.in_session = True": "lent.driver_connection.in_session = False"},
+        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
+        "no transaction as long as a WebSocket",
+        DEPENDENCIES,
+        {'if connection.scope["type"] == "websocket":': "if False:"},
+        MISUSE + "test_a_websocket",
+    ),
+    Row(
+        "computed values after a flush",
+        "src/{package}/database/base.py",
+        {'{"eager_defaults": True}': '{"eager_defaults": False}'},
+        MISUSE + "test_orm_habits",
+    ),
+    Row(
+        "no connection for as long as a request, for what only reads",
+        DATABASE_SESSION,
+        {
+            "with self._engine.connect() as connection:\n            _lend_for_reading(connection)\n            if not": (
+                "connection = self._engine.connect()\n        if connection:\n            _lend_for_reading(connection)\n            if not"
+            )
+        },
+        MISUSE + "test_a_dependency_that_reads_holds_no_connection",
     ),
     Row(
         "a ping only for what was idle",
@@ -305,18 +446,6 @@ ROWS = [
         "src/{package}/settings.py",
         {"hide_input_in_errors=True": "hide_input_in_errors=False"},
         "tests/unit/test_settings.py::test_the_password_is_not_in_pydantics_own_error_either",
-    ),
-    Row(
-        "DATABASE_PREPARED_STATEMENTS",
-        ENGINE,
-        {"named = settings.database_prepared_statements and not migrations": "named = False"},
-        SETTINGS + "test_prepared_statements",
-    ),
-    Row(
-        "fewer than 100 named statements",
-        ENGINE,
-        {"_SQLALCHEMY_CACHE = 50": "_SQLALCHEMY_CACHE = 100"},
-        SETTINGS + "test_prepared_statements",
     ),
     Row(
         "DATABASE_SSL_ROOT_CERT",
@@ -526,7 +655,7 @@ ROWS = [
     Row(
         "no password in the log",
         ENGINE,
-        {"url=str(engine.url)": "url=settings.database_url.get_secret_value()"},
+        {"url=str(target.url)": "url=settings.database_url.get_secret_value()"},
         SERVE + "test_the_password_is_nowhere",
     ),
     Row(
@@ -587,8 +716,8 @@ ROWS = [
     ),
     Row(
         "a transaction again for who writes after a read",
-        "src/{package}/database/session.py",
-        {"    connection.autocommit = False\n": "    pass\n"},
+        ENGINE,
+        {"        connection.autocommit = False\n": ""},
         "tests/pooler/test_reading.py::test_a_write_after_a_read_has_its_transaction",
     ),
     Row(

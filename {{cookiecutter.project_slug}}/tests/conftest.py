@@ -21,17 +21,14 @@ from fastapi import FastAPI
 from fastapi.requests import HTTPConnection
 from httpx import AsyncClient
 from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from {{ cookiecutter.package_name }}.database.session import (
-    Sessions,
-    read_session_maker,
-    session_maker,
-)
+from {{ cookiecutter.package_name }}.database.base import Base
+from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import (
-    get_read_sessions,
+    get_read_session,
     get_sessions,
 )
 
@@ -177,31 +174,27 @@ def app(settings: Settings, database: Database) -> FastAPI:
 
         def write(connection: HTTPConnection) -> Sessions:
             engine: AsyncEngine = connection.state.engine
-            return session_maker(engine.execution_options(schema_translate_map=tables))
+            return Sessions(engine.execution_options(schema_translate_map=tables))
 
-        def read(connection: HTTPConnection) -> Sessions:
+        def read(connection: HTTPConnection) -> ReadSession:
             engine: AsyncEngine = connection.state.engine
-            return read_session_maker(engine.execution_options(schema_translate_map=tables))
+            return ReadSession(engine.execution_options(schema_translate_map=tables))
 
-        app.dependency_overrides |= {get_sessions: write, get_read_sessions: read}
+        app.dependency_overrides |= {get_sessions: write, get_read_session: read}
     return app
 
 
 @pytest.fixture
-async def client(app: FastAPI, engine: AsyncEngine) -> AsyncIterator[AsyncClient]:
-    """A client of the service whose every change is rolled back after the test.
+async def client(app: FastAPI, database: Database) -> AsyncIterator[AsyncClient]:
+    """A client of the service, as it runs in production: the same sessions, through the pooler, and
+    real commits. The tables are emptied afterwards.
 
-    All its requests share one connection, one at a time. For concurrent requests, or to see a real
-    commit, use `running(app)`.
+    It can't show what the server in front does, since requests come without a socket: for a client
+    that hangs up, use `serving(app)`. Rows that a migration put into a table are gone too.
     """
-    async with engine.connect() as connection, running(app) as client:
-        transaction = await connection.begin()
-        sessions = async_sessionmaker(
-            connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-        )
-        app.dependency_overrides |= {
-            get_sessions: lambda: sessions,
-            get_read_sessions: lambda: sessions,
-        }
+    async with running(app) as client:
         yield client
-        await transaction.rollback()
+    schema = f'"{database.schema}".' if database.schema else ""
+    async with connect(database.url) as direct:
+        for table in reversed(Base.metadata.sorted_tables):
+            await direct.execute(f'DELETE FROM {schema}"{table.name}"')

@@ -17,10 +17,7 @@ from {{ cookiecutter.package_name }}.database.engine import (
     database_url,
     log_engine,
 )
-from {{ cookiecutter.package_name }}.database.session import (
-    read_session_maker,
-    session_maker,
-)
+from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
@@ -57,8 +54,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield {
                 "engine": engine,
-                "sessions": session_maker(engine),
-                "read_sessions": read_session_maker(engine),
+                "sessions": Sessions(engine),
+                "read_session": ReadSession(engine),
             }
         finally:
             await engine.dispose()

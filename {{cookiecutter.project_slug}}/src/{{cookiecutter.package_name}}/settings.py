@@ -82,10 +82,6 @@ class Settings(BaseSettings):
     database_command_timeout: Seconds = 15
     """Seconds after which the client gives up on a statement and cancels it, migrations excepted."""
 
-    database_prepared_statements: bool = False
-    """Named prepared statements, one round trip fewer each, and only for a direct connection, session
-    mode, or a pooler that tracks them: behind any other they break."""
-
     database_ssl_root_cert: Path | None = None
     """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
     in the URL wins."""

@@ -1,4 +1,4 @@
-"""ReadSessionDep: no transaction, no write, and no backend that it keeps."""
+"""ReadSession: no transaction, no write, no backend that it keeps, and nothing to misuse."""
 
 import asyncio
 import time
@@ -9,15 +9,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import Executable
 
-from {{ cookiecutter.package_name }}.database.session import (
-    ReadOnlyError,
-    read_session_maker,
-    session_maker,
-)
+from {{ cookiecutter.package_name }}.database.session import ReadOnlyError, ReadSession, Sessions
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from tests.pooler.workload import Thing
 from tests.support import Database, connect, eventually_gone, make_engine
+
+COUNT = select(func.count()).select_from(Thing)
+
+
+async def _insert(database: Database, things: str, amount: int = 1) -> None:
+    async with connect(database.url) as direct:
+        await direct.execute(f"INSERT INTO {things} (name, amount) VALUES ('a', {amount})")
 
 
 async def test_a_refused_argument_leaves_no_backend_pinned(
@@ -27,9 +30,8 @@ async def test_a_refused_argument_leaves_no_backend_pinned(
     one = Settings.model_validate(settings.model_dump() | {"database_url": one_backend})
     async with make_engine(one, database) as engine:
         for _ in range(3):
-            async with read_session_maker(engine)() as session:
-                with pytest.raises(DBAPIError, match="value out of int32 range"):
-                    await session.execute(text("SELECT CAST(:n AS int4)"), {"n": 2**40})
+            with pytest.raises(DBAPIError, match="value out of int32 range"):
+                await ReadSession(engine).execute(text("SELECT CAST(:n AS int4)"), {"n": 2**40})
         started = time.monotonic()
         async with asyncio.timeout(5), connect(one_backend) as other:
             assert await other.fetchval("SELECT 1") == 1
@@ -42,40 +44,120 @@ async def test_a_write_after_a_read_has_its_transaction(
     """On the same connection, which was in AUTOCOMMIT a moment ago."""
     one = settings.model_copy(update={"database_pool_size": 1})
     async with make_engine(one, database) as engine:
-        read, write = read_session_maker(engine), session_maker(engine)
-        count = select(func.count()).select_from(Thing)
-        async with read() as session:
-            assert await session.scalar(count) == 0
+        read = ReadSession(engine)
+        assert await read.scalar(COUNT) == 0
         with pytest.raises(ZeroDivisionError):
-            async with write.begin() as session:
+            async with Sessions(engine).begin() as session:
                 await session.execute(insert(Thing).values(name="a", amount=1))
                 raise ZeroDivisionError
-        async with read() as session:
-            assert await session.scalar(count) == 0
+        assert await read.scalar(COUNT) == 0
 
 
 @pytest.mark.parametrize(
     "statement",
-    [insert(Thing).values(name="a", amount=1), update(Thing).values(amount=1), delete(Thing)],
-    ids=["insert", "update", "delete"],
+    [
+        insert(Thing).values(name="a", amount=1),
+        update(Thing).values(amount=1),
+        delete(Thing),
+        select(insert(Thing).values(name="a", amount=1).returning(Thing.id).cte()),
+        select(Thing).with_for_update(),
+        select(Thing.id).with_for_update(read=True),
+        text("INSERT INTO scratch.things (name, amount) VALUES ('a', 1)"),
+        text("/* SELECT */ DELETE FROM scratch.things"),
+        text("WITH gone AS (DELETE FROM scratch.things RETURNING id) SELECT * FROM gone"),
+        text("SELECT 1 AS one INTO scratch.copied"),
+        text("SELECT set_config('request.jwt.claims', '1', true)"),
+        select(func.pg_advisory_xact_lock(1)),
+        text("SET LOCAL statement_timeout = 1"),
+        text("BEGIN"),
+    ],
+    ids=str,
 )
-async def test_a_write_is_refused(engine: AsyncEngine, things: str, statement: Executable) -> None:
-    async with read_session_maker(engine)() as session:
-        with pytest.raises(ReadOnlyError, match="ask for a SessionDep"):
-            await session.execute(statement)
-        session.add(Thing(name="a", amount=1))
-        with pytest.raises(ReadOnlyError, match="ask for a SessionDep"):
-            await session.scalar(select(func.count()).select_from(Thing))
+async def test_a_write_or_a_lock_is_refused(
+    engine: AsyncEngine, database: Database, things: str, statement: Executable
+) -> None:
+    """Before anything is sent: by itself it would be stored at once, or lock and set nothing."""
+    read = ReadSession(engine)
+    with pytest.raises(ReadOnlyError, match="ask for a SessionDep"):
+        await read.execute(statement)
+    assert await read.scalar(COUNT) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 'INSERT INTO nowhere; FOR UPDATE' AS updated_at, 1 AS \"update\" -- DELETE FROM",
+        "WITH deleted AS (SELECT 1 AS for_update) SELECT for_update FROM deleted",
+        "(VALUES (1)) UNION SELECT 2",
+        "SHOW statement_timeout",
+        "EXPLAIN SELECT 1",
+    ],
+)
+async def test_what_only_looks_like_a_write_is_read(engine: AsyncEngine, statement: str) -> None:
+    assert (await ReadSession(engine).execute(text(statement))).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["add", "add_all", "delete", "merge", "flush", "commit", "begin", "stream", "refresh"]
+)
+async def test_there_is_no_way_to_write(engine: AsyncEngine, name: str) -> None:
+    """A 201 for a row that nobody stores; a type checker says so before."""
+    with pytest.raises(ReadOnlyError, match=rf"no {name}\(\): ask for a SessionDep"):
+        getattr(ReadSession(engine), name)
+
+
+async def test_what_was_read_can_not_be_changed(
+    engine: AsyncEngine, database: Database, things: str
+) -> None:
+    """The change would be stored nowhere. Nor after the end of the session that could have stored it."""
+    await _insert(database, things)
+    read = ReadSession(engine)
+    by_reading = (await read.scalars(select(Thing))).one()
+    assert (await read.get(Thing, by_reading.id)) is not None
+    async with Sessions(engine).begin() as session:
+        late = (await session.scalars(select(Thing))).one()
+        late.amount = 2
+    for thing in (by_reading, late):
+        with pytest.raises(ReadOnlyError, match=r"Thing\.amount can't be changed"):
+            thing.amount = 3
+    async with Sessions(engine).begin() as session:
+        session.add(by_reading)
+        by_reading.amount = 4
+    assert await read.scalar(select(Thing.amount)) == 4
 
 
 async def test_every_statement_is_a_transaction_of_its_own(
     engine: AsyncEngine, database: Database, things: str
 ) -> None:
-    query = select(func.count()).select_from(Thing)
-    async with read_session_maker(engine)() as session, connect(database.url) as writer:
-        assert await session.scalar(query) == 0
-        await writer.execute(f"INSERT INTO {things} (name, amount) VALUES ('a', 1)")
-        assert await session.scalar(query) == 1
+    read = ReadSession(engine)
+    async with connect(database.url) as writer:
+        assert await read.scalar(COUNT) == 0
+        await _insert(database, things)
+        assert await read.scalar(COUNT) == 1
         await eventually_gone(
             writer, "datname = current_database() AND state LIKE 'idle in transaction%'"
         )
+
+
+async def test_many_tasks_use_one(settings: Settings, database: Database, things: str) -> None:
+    """Each statement has a connection of its own, for no longer than it runs; cold, then warm."""
+    await _insert(database, things, 7)
+    async with make_engine(settings, database) as engine:
+        read = ReadSession(engine)
+        for _ in range(2):
+            reads = (read.scalar(select(Thing.amount)) for _ in range(40))
+            assert await asyncio.gather(*reads) == [7] * 40
+            entities = (read.scalars(select(Thing)) for _ in range(40))
+            assert all(found.one().amount == 7 for found in await asyncio.gather(*entities))
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_result_is_complete(engine: AsyncEngine, database: Database, things: str) -> None:
+    """Its connection serves somebody else by the time that the rows are looked at."""
+    for amount in range(3):
+        await _insert(database, things, amount)
+    read = ReadSession(engine)
+    query = select(Thing.__table__.c.amount).order_by(Thing.__table__.c.amount)
+    one, two = await read.execute(query), await read.execute(query)
+    assert (one.first(), two.scalars().all()) == ((0,), [0, 1, 2])
+    assert isinstance((await read.execute(select(Thing))).scalars().all()[0], Thing)

@@ -211,17 +211,3 @@ async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(
                 await connection.execute(insert)
     async with connect(database.url) as direct:
         assert await direct.fetchval(f"SELECT count(*) FROM {things}") == 4
-
-
-async def test_prepared_statements(database: Database, configured: Configured) -> None:
-    """Named, where asked for, but never more than the 100 at which Supavisor closes a client."""
-    variables = {"DATABASE_PREPARED_STATEMENTS": "true", "DATABASE_URL": database.url}
-    count = text("SELECT count(*) FROM pg_prepared_statements")
-    async with configured(**variables) as engine, engine.connect() as connection:
-        most = 0
-        for number in range(200):
-            await connection.execute(text(f"SELECT {number}"))
-            rows = [{"number": number}, {"number": number}]
-            await connection.execute(text(f"SELECT {number}, :number ::bigint"), rows)
-            most = max(most, (await connection.execute(count)).scalar_one())
-        assert 50 < most < 100

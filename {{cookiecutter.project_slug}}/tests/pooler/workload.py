@@ -5,19 +5,17 @@ import sys
 
 from sqlalchemy import MetaData, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
-from {{ cookiecutter.package_name }}.database.session import session_maker
+from {{ cookiecutter.package_name }}.database.session import Sessions
 from {{ cookiecutter.package_name }}.settings import load_settings
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(schema="scratch")
 
 
 class Thing(Base):
     __tablename__ = "things"
+    metadata = MetaData(schema="scratch")  # not the service's: no migration knows it
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -30,7 +28,7 @@ async def work(engine: AsyncEngine, name: str, *, clients: int = 20, rounds: int
 
 
 async def _client(engine: AsyncEngine, name: str, rounds: int) -> None:
-    sessions = session_maker(engine)
+    sessions = Sessions(engine)
     for turn in range(rounds):
         async with sessions.begin() as session:
             await _orm(session, name, turn)

@@ -65,7 +65,6 @@ def test_an_env_file_is_read_and_the_environment_wins(
         ("DATABASE_PING_AFTER_IDLE", "-1", "input should be greater than or equal to 0"),
         ("DATABASE_CONNECT_TIMEOUT", "nan", "input should be a finite number"),
         ("DATABASE_COMMAND_TIMEOUT", "15s", "input should be a valid number"),
-        ("DATABASE_PREPARED_STATEMENTS", "maybe", "input should be a valid boolean"),
         ("LOG_LEVEL", "loud", "input should be 'debug', 'info', 'warning', 'error' or 'critical'"),
         ("LOG_FORMAT", "xml", "input should be 'console' or 'json'"),
     ],

@@ -1,72 +1,274 @@
-"""Sessions: one for each request, job or script."""
+"""Sessions: `Sessions` for transactions, `ReadSession` for reading without one.
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+Both are SQLAlchemy's, closed where ordinary code on top of it loses rows without a word or leaks
+connections: a statement after the session's end, two tasks at once, a change to what was only read.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast, overload
+
+from sqlalchemy import Connection, Executable, Result, ScalarResult, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.selectable import TypedReturnsRows
+from sqlalchemy.util import await_only, greenlet_spawn
 
-Sessions = async_sessionmaker[AsyncSession]
+from {{ cookiecutter.package_name }}.database.connection import ReadOnlyError
+
+__all__ = ["ReadOnlyError", "ReadSession", "SessionEndedError", "SessionInUseError", "Sessions"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Parameters = Mapping[str, Any]
 
 
-class ReadOnlyError(Exception):
-    """A session for reading was asked to write: use one that has a transaction."""
+class SessionEndedError(Exception):
+    """The session's transaction has ended: what is asked of it now would never be stored."""
 
     def __init__(self) -> None:
-        super().__init__("this session reads only: ask for a SessionDep to write")
+        super().__init__(
+            "this session has ended with its request: ask for SessionsDep, and open a session of its "
+            "own (`async with sessions.begin() as session`) for what comes later"
+        )
 
 
-class _ReadSession(Session):
-    pass
+class SessionInUseError(Exception):
+    """Two tasks used one session at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another task is using this session: a session does one thing at a time. Ask for SessionsDep "
+            "and give each task a session of its own, or read with a ReadSessionDep, which many can use"
+        )
 
 
-@event.listens_for(_ReadSession, "do_orm_execute")
-def _refuse_statement(state: ORMExecuteState) -> None:
-    if state.is_insert or state.is_update or state.is_delete:
-        raise ReadOnlyError
+def _caller() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a route that is no coroutine, in a thread
+        return threading.get_ident()
 
 
-@event.listens_for(_ReadSession, "before_flush")
-def _refuse_flush(session: Session, context: UOWTransaction, instances: object) -> None:
-    raise ReadOnlyError
+class _Session(Session):
+    """Does one thing at a time, and nothing after its end."""
+
+    _user: object = None
+    """Who is in the middle of something."""
+    _disturbed = False
+    _ended = False
+    _waiting: asyncio.Future[None] | None = None
+
+    def _enter(self, caller: object) -> None:
+        if self._ended:
+            raise SessionEndedError
+        if self._user is not None:
+            self._disturbed = True
+            raise SessionInUseError
+        self._user = caller
+
+    def _leave(self) -> None:
+        self._user = None
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def end(self, *, commit: bool) -> None:
+        """Commit or roll back, and close for good.
+
+        Raises:
+            SessionInUseError: instead of the commit, if a statement is still on its way or was refused.
+                Its connection is free before that is raised.
+        """
+        self._ended = True
+        while self._user is not None:
+            self._disturbed = True
+            self._waiting = asyncio.get_running_loop().create_future()
+            await_only(self._waiting)
+        self._user = _caller()
+        try:
+            if not commit:
+                self.rollback()
+            elif self._disturbed:
+                raise SessionInUseError
+            else:
+                self.commit()
+        finally:
+            self.close()
+            self._user = None
 
 
-@event.listens_for(_ReadSession, "after_begin")
-def _autocommit(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    # Before the first statement, with which BEGIN would go out. SQLAlchemy's own way, an engine with
-    # another isolation level, costs a read 183 function calls (counted with 2.1.9).
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    driver.autocommit = True
+def _guarded(name: str) -> Callable[..., Any]:
+    method = getattr(Session, name)
+
+    @functools.wraps(method)
+    def guarded(self: _Session, *args: Any, **kwargs: Any) -> Any:
+        caller = _caller()
+        if self._user is caller:  # a call within a call
+            return method(self, *args, **kwargs)
+        self._enter(caller)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._leave()
+
+    return guarded
 
 
-def _end_autocommit(
-    connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
-) -> None:
-    connection.autocommit = False
+# Everything that AsyncSession hands on and that changes, sends or begins something.
+for _name in (
+    *("add", "add_all", "begin", "begin_nested", "commit", "connection", "delete", "execute"),
+    *("flush", "get", "get_one", "merge", "refresh", "rollback", "scalar", "scalars"),
+    *("bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
+    *("delete_all", "merge_all"),
+):
+    setattr(_Session, _name, _guarded(_name))
 
 
-def session_maker(engine: AsyncEngine) -> Sessions:
-    """Make sessions that read and write.
+@event.listens_for(_Session, "after_begin")
+def _lend(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    lent = connection.connection
+    if not lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
+        lent.driver_connection.in_session = True  # type: ignore[union-attr]
+
+
+class _Transaction(AbstractAsyncContextManager[AsyncSession]):
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def __aenter__(self) -> AsyncSession:
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # In a task of its own: a request that is cancelled in the middle of this must not leave its
+        # connection behind.
+        session = cast(_Session, self._session.sync_session)
+        ending = asyncio.create_task(greenlet_spawn(session.end, commit=kind is None))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await asyncio.wait([ending])
+            raise
+
+
+class Sessions:
+    """Makes sessions.
 
     `async with sessions.begin() as session:` is one transaction: it takes a connection at the first
-    statement and not before, commits at the end, and rolls back on any error.
+    statement and not before, commits at the end, and rolls back on any error. After that the session
+    can't be used again.
     """
-    # Without expire_on_commit=False, reading an attribute after the commit is one more query, which
-    # asyncio can't do behind an attribute (MissingGreenlet).
-    return async_sessionmaker(engine, expire_on_commit=False)
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        # Without expire_on_commit=False, reading an attribute after the commit is one more query,
+        # which asyncio can't do behind an attribute (MissingGreenlet).
+        self._make = async_sessionmaker(
+            engine, sync_session_class=_Session, expire_on_commit=False, close_resets_only=False
+        )
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """One transaction.
+
+        Raises:
+            SessionInUseError: at the end, if two tasks used the session at once. Nothing is stored.
+        """
+        return _Transaction(self._make())
 
 
-def read_session_maker(engine: AsyncEngine) -> Sessions:
-    """Make sessions that only read, in AUTOCOMMIT: 2 round trips for a statement instead of 4.
+class ReadSession:
+    """Reads, each statement by itself, in AUTOCOMMIT.
 
-    Every statement is a transaction of its own, so two of them may see different data, and a pooler
-    may serve them from different backends. INSERT, UPDATE, DELETE and changed objects are refused
-    with `ReadOnlyError` before anything is sent. That guards against mistakes and is no boundary: textual
-    SQL, functions and a Core connection are not looked into, since to have PostgreSQL itself refuse
-    would cost the round trips that this saves. `FOR UPDATE` locks nothing here, and `stream()` needs a
-    transaction.
+    A statement takes a connection, costs one round trip if it is sealed (`database/dialect.py`) and
+    two if not, and gives the connection back. So there is nothing to close: one `ReadSession` serves
+    all requests, many tasks at once, streams and background tasks too.
+
+    Two statements may see different data, and a pooler may serve them from different backends.
+    Objects come detached: what they are related to has to be loaded with them (`selectinload`), and
+    changing one is a `ReadOnlyError`. So are statements that write, lock rows or set something for a
+    transaction; what a function does can't be seen.
     """
-    if not event.contains(engine.pool, "reset", _end_autocommit):
-        event.listen(engine.pool, "reset", _end_autocommit)
-    return async_sessionmaker(engine, sync_session_class=_ReadSession, expire_on_commit=False)
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine.sync_engine
+
+    @overload
+    async def execute(
+        self, statement: TypedReturnsRows[*Ts], parameters: Parameters | None = None
+    ) -> Result[*Ts]: ...
+    @overload
+    async def execute(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> Result[*tuple[Any, ...]]: ...
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+        """Run a statement; the result has all its rows."""
+        return await greenlet_spawn(self._execute, statement, parameters)
+
+    @overload
+    async def scalars(
+        self, statement: TypedReturnsRows[T], parameters: Parameters | None = None
+    ) -> ScalarResult[T]: ...
+    @overload
+    async def scalars(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> ScalarResult[Any]: ...
+    async def scalars(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+        """Run a statement; the first column of each row."""
+        return (await self.execute(statement, parameters)).scalars()
+
+    @overload
+    async def scalar(
+        self, statement: TypedReturnsRows[T], parameters: Parameters | None = None
+    ) -> T | None: ...
+    @overload
+    async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any: ...
+    async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+        """Run a statement; the first column of its first row, None without a row."""
+        return (await self.execute(statement, parameters)).scalar()
+
+    async def get(self, entity: type[T], key: Any, *, options: Sequence[Any] = ()) -> T | None:
+        """The object with this primary key."""
+        return await greenlet_spawn(self._get, entity, key, options)
+
+    def _execute(self, statement: Executable, parameters: Parameters | None) -> Any:
+        with self._engine.connect() as connection:
+            _lend_for_reading(connection)
+            if not _has_entities(statement):
+                return connection.execute(statement, parameters)  # the driver has all rows already
+            with Session(connection) as session:
+                return session.execute(statement, parameters).freeze()()
+
+    def _get(self, entity: type[T], key: Any, options: Sequence[Any]) -> T | None:
+        with self._engine.connect() as connection:
+            _lend_for_reading(connection)
+            with Session(connection) as session:
+                return session.get(entity, key, options=options)
+
+    if not TYPE_CHECKING:  # a type checker says by itself that there is no such method
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if hasattr(AsyncSession, name):
+                raise ReadOnlyError(f"a session for reading has no {name}(): ask for a SessionDep")
+            raise AttributeError(name)
+
+
+def _lend_for_reading(connection: Connection) -> None:
+    # Before the first statement, with which BEGIN would go out. SQLAlchemy's own way, an engine with
+    # another isolation level, costs a read 183 function calls (counted with 2.1.9).
+    lent = connection.connection
+    lent.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+    lent.driver_connection.reads = True  # type: ignore[union-attr]
+
+
+def _has_entities(statement: Executable) -> bool:
+    """Whether it is of the ORM, which tells for each column whose it is. Without, its machinery is
+    spared: about a third of what a read costs."""
+    descriptions = getattr(statement, "column_descriptions", ())
+    return any("entity" in description for description in descriptions)

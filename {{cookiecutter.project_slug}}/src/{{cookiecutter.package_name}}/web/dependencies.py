@@ -7,29 +7,39 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from {{ cookiecutter.package_name }}.database.session import Sessions
+from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 
 
 # async, though nothing is awaited: FastAPI runs a plain function in its thread pool, and each request
 # would make that detour.
 async def get_sessions(connection: HTTPConnection) -> Sessions:
-    """The session maker that the lifespan opened."""
+    """What makes sessions: the lifespan opened it."""
     return cast(Sessions, connection.state.sessions)
 
 
-async def get_read_sessions(connection: HTTPConnection) -> Sessions:
-    """The one for reading."""
-    return cast(Sessions, connection.state.read_sessions)
+async def get_read_session(connection: HTTPConnection) -> ReadSession:
+    """The one for all requests: it holds nothing."""
+    return cast(ReadSession, connection.state.read_session)
 
 
 SessionsDep = Annotated[Sessions, Depends(get_sessions)]
-"""For what outlives the request's own transaction, such as a streamed response."""
+"""For what is not one transaction, or outlives the request's: `async with sessions.begin() as session:`
+in a background task, in a streamed response, for each message of a WebSocket, for each of several
+tasks."""
+
+ReadSessionDep = Annotated[ReadSession, Depends(get_read_session)]
+"""For reading, each statement by itself: the fewest round trips, and no connection is held between two
+statements. May be used anywhere, also after the request, and by many tasks at once."""
 
 
-ReadSessionsDep = Annotated[Sessions, Depends(get_read_sessions)]
-
-
-async def _transaction(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
+async def _transaction(
+    connection: HTTPConnection, sessions: SessionsDep
+) -> AsyncIterator[AsyncSession]:
+    if connection.scope["type"] == "websocket":
+        raise TypeError(
+            "a SessionDep in a WebSocket would be one transaction for as long as the socket is open: "
+            "ask for SessionsDep, and open a session for each message"
+        )
     async with sessions.begin() as session:
         yield session
 
@@ -38,17 +48,5 @@ async def _transaction(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
 # that fails there has already answered 201.
 SessionDep = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 """One transaction: committed before the response is sent, rolled back on any error. The connection
-is taken at the first statement and is back in the pool before the response leaves."""
-
-
-async def _read(sessions: ReadSessionsDep) -> AsyncIterator[AsyncSession]:
-    session = sessions()
-    try:
-        yield session
-    finally:  # what `async with` does, without a task of its own: there is nothing to roll back
-        await session.close()
-
-
-ReadSessionDep = Annotated[AsyncSession, Depends(_read, scope="function")]
-"""For reading, without a transaction: half the round trips, and the pooler's backend is free between
-statements. Refuses to write, but does not look into textual SQL."""
+is taken at the first statement and is back in the pool before the response leaves; what comes after
+that, such as a background task, has to ask for `SessionsDep`."""

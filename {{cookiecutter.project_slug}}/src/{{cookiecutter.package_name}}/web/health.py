@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from {{ cookiecutter.package_name }}.database.failures import classify
-from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionsDep
+from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep
 from {{ cookiecutter.package_name }}.web.problems import log_failure, problems
 
 router = APIRouter(tags=["health"])
@@ -30,10 +30,10 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", responses=problems(503))
-async def readyz(sessions: ReadSessionsDep) -> Health:
+async def readyz(session: ReadSessionDep) -> Health:
     """The database answers a query through the pool, the way a request's query goes."""
     try:
-        async with asyncio.timeout(READINESS_TIMEOUT), sessions() as session:
+        async with asyncio.timeout(READINESS_TIMEOUT):
             await session.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
         log_failure(error, classify(error))

@@ -1,0 +1,77 @@
+"""What the text of a statement says about itself, told strictly: what is not understood is a no."""
+
+import re
+from functools import lru_cache
+
+# Built-in types whose OIDs never change, without length or precision. CHAR is not among them: without
+# a length it is CHAR(1), and as TEXT it would lose its blanks.
+_TYPE = (
+    r"(?:BIGINT|INTEGER|SMALLINT|NUMERIC|FLOAT|REAL|DOUBLE PRECISION|BOOLEAN|VARCHAR|TEXT|BYTEA|UUID"
+    r"|DATE|INTERVAL|JSONB?|TIME(?:STAMP)? WITH(?:OUT)? TIME ZONE)(?:\[\])*"
+)
+_NAME = r'(?:[A-Za-z_][A-Za-z0-9_]*|"[^"]+")'
+_COLUMN = rf"(?:{_NAME}\.)?(?:{_NAME}\.)?{_NAME}"
+_VALUE = rf"(?:{_COLUMN}|[a-z_0-9]+\((?:\*|{_COLUMN})\))"  # or a function of one: count(*), max(a)
+_RESULT = rf"(?:CAST\({_VALUE} AS {_TYPE}\)|\$[0-9]+::{_TYPE})(?: AS {_NAME})?(?=,|\s|$)"
+_RESULTS = rf"{_RESULT}(?:, {_RESULT})*"
+
+_FIXED_TYPE = re.compile(_TYPE)
+_SELECT = re.compile(rf"SELECT (?:DISTINCT )?{_RESULTS}(?=\s+FROM\s|$)")
+_WRITE = re.compile(r"(?:INSERT INTO|UPDATE|DELETE FROM)\s")
+_RETURNING = re.compile(rf" RETURNING {_RESULTS}$")
+_FIXED_PARAMETER = re.compile(rf"\$[0-9]+::{_TYPE}(?![\w\[(])|(?<=CAST\()\$[0-9]+ AS {_TYPE}(?=\))")
+# A string, a comment or a second statement may hide anything. A branch of a UNION, another query's
+# results and a nested RETURNING have a say in the types of the whole.
+_HIDES = re.compile(
+    r"['\\;]|--|/\*|\$[^0-9]|\b(?:UNION|INTERSECT|EXCEPT|RETURNING|INTO)\b", re.IGNORECASE
+)
+_QUOTED_NAME = re.compile(r'"[^"]+"')
+
+_NO_CODE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+_READS = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN)\b", re.IGNORECASE)
+_WRITES = re.compile(
+    r"\bINTO\b|\(\s*(?:INSERT|UPDATE|DELETE|MERGE)\b|\bEXPLAIN\b.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b|;\s*\S"
+    r"|\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b|\bFOR\s+(?:KEY\s+)?SHARE\b"
+    r"|\b(?:set_config|pg_(?:try_)?advisory_\w+)\s*\(",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def fixed_type(rendered: str) -> str | None:
+    """The built-in type behind a rendered one, without its length: `VARCHAR` for `VARCHAR(200)`.
+
+    None, if it is none of those whose values look the same for ever.
+    """
+    plain = re.sub(r"\([0-9, ]+\)", "", rendered)
+    return plain if _FIXED_TYPE.fullmatch(plain) else None
+
+
+@lru_cache(maxsize=4096)
+def is_sealed(statement: str) -> bool:
+    """Whether a statement's own text fixes the type of every result column and parameter.
+
+    Such a statement means the same to client and server whatever becomes of the tables, so its
+    description may be kept: see `database/connection.py`.
+    """
+    text = statement.strip()
+    if select := _SELECT.match(text):
+        rest = text[select.end() :]
+    elif _WRITE.match(text):
+        returning = _RETURNING.search(text)
+        rest = text[: returning.start()] if returning else text
+        rest = re.sub(r"^INSERT INTO", "INSERT", rest)
+    else:
+        return False
+    rest = _FIXED_PARAMETER.sub("", rest)
+    return "$" not in rest and not _HIDES.search(_QUOTED_NAME.sub("", rest))
+
+
+@lru_cache(maxsize=4096)
+def only_reads(statement: str) -> bool:
+    """Whether a statement does by itself what it says: no write, and nothing that needs a transaction
+    to have an effect, such as a row lock, an advisory lock or a setting.
+
+    What a function does can't be seen.
+    """
+    code = _NO_CODE.sub(" x ", statement)
+    return bool(_READS.match(code)) and not _WRITES.search(code)

@@ -1,0 +1,481 @@
+"""What people do with a session: the answer is right or an error, and no connection is lost.
+
+Each of these answered 2xx for a row that was not stored, or kept its connection for good.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+import asyncpg
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from httpx import AsyncClient
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import MetaData, String, func, insert, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+from starlette.types import Message
+
+from {{ cookiecutter.package_name }}.database.base import Base
+from {{ cookiecutter.package_name }}.database.session import SessionEndedError, SessionInUseError
+from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep, SessionsDep
+
+from tests.support import Database, connect, eventually_gone, running
+
+Use = Callable[[AsyncSession], Awaitable[Any]]
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    metadata = MetaData()
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str] = mapped_column(String(100), unique=True)
+    changes: Mapped[int] = mapped_column(
+        server_default=text("0"), onupdate=text("notes.changes + 1")
+    )
+
+
+class NoteRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    body: str
+    changes: int
+
+
+NOTE = insert(Note).values(body="a")
+
+
+@pytest.fixture
+async def notes(app: FastAPI, database: Database) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """How many notes are stored. Fails the test that leaves a connection behind."""
+    schema = database.schema or "public"
+
+    @app.get("/pool")
+    async def pool(request: Request) -> int:
+        checked_out: int = request.state.engine.pool.checkedout()
+        return checked_out
+
+    async with connect(database.url) as direct:
+        await direct.execute(
+            f"CREATE TABLE {schema}.notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            " body varchar(100) UNIQUE, changes int NOT NULL DEFAULT 0)"
+        )
+
+        async def stored() -> int:
+            count: int = await direct.fetchval(f"SELECT count(*) FROM {schema}.notes")
+            return count
+
+        yield stored
+        await direct.execute(f"DROP TABLE {schema}.notes")
+
+
+async def _nothing_is_left(client: AsyncClient, database: Database) -> None:
+    async with asyncio.timeout(5):
+        while (await client.get("/pool")).json():
+            await asyncio.sleep(0.01)
+    async with connect(database.url) as direct:
+        await eventually_gone(
+            direct, "datname = current_database() AND state LIKE 'idle in transaction%'"
+        )
+
+
+async def _execute(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+
+
+async def _add(session: AsyncSession) -> None:
+    session.add(Note(body="a"))
+
+
+async def _scalar(session: AsyncSession) -> None:
+    await session.scalar(select(func.count()).select_from(Note))
+
+
+async def _get(session: AsyncSession) -> None:
+    await session.get(Note, 1)
+
+
+async def _commit(session: AsyncSession) -> None:
+    await session.commit()
+
+
+async def _stream(session: AsyncSession) -> None:
+    await session.stream(select(Note))
+
+
+async def _connection(session: AsyncSession) -> None:
+    await session.connection()
+
+
+async def _begin(session: AsyncSession) -> None:
+    async with session.begin():
+        session.add(Note(body="a"))
+
+
+async def _run_sync(session: AsyncSession) -> None:
+    await session.run_sync(lambda sync: sync.add(Note(body="a")))
+
+
+USES = [_execute, _add, _scalar, _get, _commit, _stream, _connection, _begin, _run_sync]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+async def test_a_session_that_outlives_its_request(
+    app: FastAPI, database: Database, notes: Callable[[], Awaitable[int]], use: Use
+) -> None:
+    """In a background task, a stream, a task of its own: it began anew, and nobody ever committed."""
+    errors: list[BaseException] = []
+    done = asyncio.Event()
+
+    async def late(session: AsyncSession) -> None:
+        try:
+            await use(session)
+        except SessionEndedError as error:
+            errors.append(error)
+        finally:
+            if len(errors) == 4:
+                done.set()
+
+    @app.post("/background", status_code=202)
+    async def background(session: SessionDep, tasks: BackgroundTasks, first: bool = False) -> None:
+        if first:
+            await session.execute(NOTE)
+        tasks.add_task(late, session)
+
+    @app.get("/stream")
+    async def stream(session: SessionDep) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            await late(session)
+            yield "a"
+
+        return StreamingResponse(lines())
+
+    @app.post("/task")
+    async def task(session: SessionDep, request: Request) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0.05)
+            await late(session)
+
+        request.state.task = asyncio.create_task(later())
+
+    async with running(app) as client:
+        await client.post("/background?first=true")
+        await client.post("/background")
+        await client.get("/stream")
+        await client.post("/task")
+        async with asyncio.timeout(5):
+            await done.wait()
+        await _nothing_is_left(client, database)
+    assert all("ask for SessionsDep" in str(error) for error in errors)
+    assert await notes() == 1
+
+
+async def test_sessions_and_reading_are_for_what_comes_later(
+    app: FastAPI, notes: Callable[[], Awaitable[int]]
+) -> None:
+    counts: list[int | None] = []
+
+    async def write(sessions: SessionsDep) -> None:
+        async with sessions.begin() as session:
+            await session.execute(NOTE)
+
+    @app.post("/background", status_code=202)
+    async def background(sessions: SessionsDep, tasks: BackgroundTasks) -> None:
+        tasks.add_task(write, sessions)
+
+    @app.get("/stream")
+    async def stream(session: ReadSessionDep) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            counts.append(await session.scalar(select(func.count()).select_from(Note)))
+            yield "a"
+
+        return StreamingResponse(lines())
+
+    async with running(app) as client:
+        assert (await client.post("/background")).status_code == 202
+        await client.get("/stream")
+    assert counts == [1]
+    assert await notes() == 1
+
+
+async def _gather(session: AsyncSession) -> None:
+    await asyncio.gather(*(session.execute(text("SELECT pg_sleep(0.05)")) for _ in range(3)))
+
+
+async def _gather_whatever_happens(session: AsyncSession) -> None:
+    statements = (session.execute(insert(Note).values(body=str(n))) for n in range(3))
+    await asyncio.gather(*statements, return_exceptions=True)
+
+
+async def _flush_and_read(session: AsyncSession) -> None:
+    session.add(Note(body="a"))
+    await asyncio.gather(session.flush(), session.scalar(select(func.count()).select_from(Note)))
+
+
+async def _group(session: AsyncSession) -> None:
+    async with asyncio.TaskGroup() as group:
+        for key in range(3):
+            group.create_task(session.get(Note, key))
+
+
+async def _leave_one_running(session: AsyncSession) -> None:
+    session.info["task"] = asyncio.create_task(session.execute(NOTE))
+    await asyncio.sleep(0)
+
+
+async def _commit_meanwhile(session: AsyncSession) -> None:
+    slow = session.execute(text("SELECT pg_sleep(0.05)"))
+    await asyncio.gather(slow, session.commit())
+
+
+async def _close_meanwhile(session: AsyncSession) -> None:
+    slow = session.execute(text("SELECT pg_sleep(0.05)"))
+    await asyncio.gather(slow, session.rollback())
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(_gather, _gather_whatever_happens, _flush_and_read, _group, _leave_one_running),
+        *(_commit_meanwhile, _close_meanwhile),
+    ],
+    ids=lambda use: use.__name__,
+)
+async def test_two_tasks_at_once(
+    app: FastAPI, database: Database, notes: Callable[[], Awaitable[int]], use: Use, warm: bool
+) -> None:
+    """On a cold pool the connection was lost for good; on a warm one it worked by luck."""
+    errors: list[BaseException] = []
+
+    @app.post("/at-once", status_code=201)
+    async def at_once(session: SessionDep) -> None:
+        await use(session)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Any:
+        errors.extend(error.exceptions if isinstance(error, ExceptionGroup) else [error])
+        raise error
+
+    async with running(app) as client:
+        if warm:
+            assert (await client.get("/readyz")).status_code == 200
+        for _ in range(12):  # more than the pool has connections
+            assert (await client.post("/at-once")).status_code == 500
+        await _nothing_is_left(client, database)
+        assert (await client.get("/readyz")).status_code == 200
+    assert {type(error) for error in errors} == {SessionInUseError}
+    assert "give each task a session of its own" in str(errors[0])
+    assert await notes() == 0
+
+
+async def test_one_after_the_other_in_several_tasks(
+    app: FastAPI, notes: Callable[[], Awaitable[int]]
+) -> None:
+    """A session is not tied to a task: beside a request to another service it may be used, too."""
+
+    @app.post("/beside", status_code=201)
+    async def beside(session: SessionDep) -> None:
+        await asyncio.gather(session.execute(NOTE), asyncio.sleep(0.01))
+        await asyncio.wait_for(session.execute(insert(Note).values(body="b")), 5)
+        await asyncio.create_task(_scalar(session))
+
+    async with running(app) as client:
+        assert (await client.post("/beside")).status_code == 201
+    assert await notes() == 2
+
+
+async def _swallow(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    with suppress(SQLAlchemyError):
+        await session.execute(text("SELECT 1/0"))
+
+
+async def _swallow_of_the_driver(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    with suppress(asyncpg.PostgresError):
+        await raw.driver_connection.execute("SELECT 1/0")
+
+
+async def _roll_back_by_hand(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    await session.execute(text("ROLLBACK"))
+
+
+async def _commit_by_hand(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    await session.execute(text("ROLLBACK"))
+    await session.execute(insert(Note).values(body="b"))
+
+
+async def _copy_first(session: AsyncSession) -> None:
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    await raw.driver_connection.copy_records_to_table("notes", records=[("a",)], columns=["body"])
+
+
+async def _driver_first(session: AsyncSession) -> None:
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    await raw.driver_connection.fetch("INSERT INTO notes (body) VALUES ('a') RETURNING id")
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (_swallow, "nothing was stored"),
+        (_swallow_of_the_driver, "nothing was stored"),
+        (_roll_back_by_hand, "nothing to commit"),
+        (_commit_by_hand, "has not begun"),
+        (_copy_first, "has not begun"),
+        (_driver_first, "has not begun"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_a_commit_that_stores_nothing_is_an_error(
+    app: FastAPI,
+    database: Database,
+    notes: Callable[[], Awaitable[int]],
+    caplog: pytest.LogCaptureFixture,
+    use: Use,
+    says: str,
+) -> None:
+    """COMMIT of an aborted transaction answers ROLLBACK, and neither driver nor SQLAlchemy looks."""
+    errors: list[str] = []
+
+    @app.post("/misused", status_code=201)
+    async def misused(session: SessionDep) -> None:
+        await use(session)
+
+    @app.exception_handler(asyncpg.PostgresError)
+    @app.exception_handler(DBAPIError)
+    async def failed(request: Request, error: Exception) -> Any:
+        errors.append(str(error))
+        raise error
+
+    async with running(app) as client:
+        assert (await client.post("/misused")).status_code == 500
+        await _nothing_is_left(client, database)
+    assert says in errors[0]
+    assert await notes() == 0
+
+
+async def test_a_savepoint_is_the_right_way(
+    app: FastAPI, database: Database, notes: Callable[[], Awaitable[int]]
+) -> None:
+    """Of what may fail, the error may be caught; and the driver's own statements are rolled back."""
+
+    @app.post("/notes", status_code=201)
+    async def write(session: SessionDep) -> None:
+        await session.execute(NOTE)
+        with suppress(SQLAlchemyError):
+            async with session.begin_nested():
+                raw = await (await session.connection()).get_raw_connection()
+                assert raw.driver_connection
+                await raw.driver_connection.copy_records_to_table(
+                    "notes", records=[("b",)], columns=["body"], schema_name=database.schema
+                )
+                await session.execute(NOTE)
+
+    async with running(app) as client:
+        assert (await client.post("/notes")).status_code == 201
+    assert await notes() == 1
+
+
+async def test_orm_habits(client: AsyncClient, app: FastAPI, notes: object) -> None:
+    """Computed values are there after a flush: `onupdate` ended in MissingGreenlet. And a route may
+    ask for an isolation level, begin and commit by itself."""
+
+    @app.post("/notes", status_code=201)
+    async def create(session: SessionDep) -> NoteRead:
+        note = Note(body="a")
+        session.add(note)
+        await session.flush()
+        return NoteRead.model_validate(note)
+
+    @app.put("/notes/{key}")
+    async def change(key: int, session: SessionDep) -> NoteRead:
+        await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        note = await session.get_one(Note, key)
+        note.body = "b"
+        await session.flush()
+        return NoteRead.model_validate(note)
+
+    @app.delete("/notes/{key}")
+    async def delete(key: int, session: SessionDep) -> str | None:
+        async with session.begin():
+            await session.delete(await session.get_one(Note, key))
+        level: str | None = await session.scalar(text("SHOW transaction_isolation"))
+        return level
+
+    created = (await client.post("/notes")).json()
+    assert created == {"id": created["id"], "body": "a", "changes": 0}
+    changed = await client.put(f"/notes/{created['id']}")
+    assert changed.json() == created | {"body": "b", "changes": 1}
+    assert (await client.delete(f"/notes/{created['id']}")).json() == "read committed"
+
+
+async def _websocket(app: FastAPI, path: str) -> list[Message]:
+    """Connect, send one text, and hang up."""
+    received: list[Message] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": "a"},
+        {"type": "websocket.disconnect", "code": 1000},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return received.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with app.router.lifespan_context(app) as state:
+        scope = {"type": "websocket", "path": path, "headers": [], "query_string": b""}
+        await app(scope | {"state": dict(state or {}), "subprotocols": []}, receive, send)
+    return sent
+
+
+async def test_a_websocket(app: FastAPI, notes: Callable[[], Awaitable[int]]) -> None:
+    """A SessionDep would be one transaction for as long as the socket is open."""
+
+    @app.websocket("/refused")
+    async def refused(socket: WebSocket, session: SessionDep) -> None:
+        await socket.accept()
+
+    @app.websocket("/accepted")
+    async def accepted(socket: WebSocket, sessions: SessionsDep, read: ReadSessionDep) -> None:
+        await socket.accept()
+        body = await socket.receive_text()
+        async with sessions.begin() as session:
+            await session.execute(insert(Note).values(body=body))
+        await socket.send_text(str(await read.scalar(select(func.count()).select_from(Note))))
+
+    with pytest.raises(TypeError, match="open a session for each message"):
+        await _websocket(app, "/refused")
+    assert [message.get("text") for message in await _websocket(app, "/accepted")] == [None, "1"]
+
+
+async def test_a_dependency_that_reads_holds_no_connection(
+    app: FastAPI, database: Database, notes: object
+) -> None:
+    """Who is asking, for instance: a connection for the whole request would halve the pool."""
+
+    async def who(session: ReadSessionDep) -> int | None:
+        return await session.scalar(select(func.count()).select_from(Note))
+
+    @app.get("/held")
+    async def held(request: Request, who: Annotated[int | None, Depends(who)]) -> int:
+        checked_out: int = request.state.engine.pool.checkedout()
+        return checked_out
+
+    async with running(app) as client:
+        assert (await client.get("/held")).json() == 0
