@@ -260,7 +260,7 @@ ROWS = [
     Row(
         "nothing after a session's end",
         DATABASE_SESSION,
-        {"        if self._ended:": "        if False:", ", close_resets_only=False": ""},
+        {"        if self._ended:": "        if False:"},
         MISUSE + "test_a_session_that_outlives_its_request",
     ),
     Row(

@@ -4,6 +4,7 @@ See "Prepared Statement Name with PGBouncer" there. The same page asks for a DIS
 which is not configured: every other variant would have to pay for it.
 """
 
+from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -11,7 +12,7 @@ from orders_api import main
 from orders_api.database.engine import database_url
 from orders_api.settings import Settings
 from sqlalchemy import NullPool
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
@@ -29,9 +30,22 @@ def create_engine(settings: Settings) -> AsyncEngine:
     )
 
 
+class ReadSession:
+    """What the service's own is, but with a transaction: without one, the recipe's statements are gone
+    when the pooler runs the next on another connection."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.sessions = async_sessionmaker(engine)
+
+    async def execute(self, *arguments: Any) -> Any:
+        """Run one statement."""
+        async with self.sessions() as session:
+            return await session.execute(*arguments)
+
+
 def create_app() -> FastAPI:
-    """The service's own routes and sessions, except that reading has a transaction as well: without
-    one, the recipe's statements are gone when the pooler runs the next on another connection."""
+    """The service's own routes, on SQLAlchemy's own sessions."""
     main.create_engine = create_engine
-    main.read_session_maker = main.session_maker
+    main.Sessions = async_sessionmaker
+    main.ReadSession = ReadSession
     return main.create_app()

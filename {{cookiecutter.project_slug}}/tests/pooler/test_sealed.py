@@ -24,6 +24,7 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    TypeDecorator,
     cast,
     delete,
     func,
@@ -34,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapped, mapped_column
@@ -50,6 +52,19 @@ from tests.support import Database, connect, make_engine
 
 class Colour(Enum):
     RED = "red"
+
+
+class Tag(TypeDecorator[str]):
+    """A type of the service's own, around a built-in one."""
+
+    impl = String(5)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and f"<{value}>"
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and value[1:-1]
 
 
 class Sample(Base):
@@ -71,6 +86,7 @@ class Sample(Base):
     raw: Mapped[bytes]
     names: Mapped[list[str]] = mapped_column(ARRAY(String(3)))
     colour: Mapped[Colour] = mapped_column(EnumType(Colour, native_enum=False))
+    tag: Mapped[str] = mapped_column(Tag)
 
 
 VALUES: dict[str, Any] = {
@@ -86,6 +102,7 @@ VALUES: dict[str, Any] = {
     "raw": b"\0\xff",
     "names": ["a", "b,c"],
     "colour": Colour.RED,
+    "tag": "a",
 }
 TABLE = Sample.metadata.tables["scratch.samples"]
 
@@ -96,7 +113,7 @@ async def samples(database: Database, engine: AsyncEngine) -> AsyncIterator[str]
         await direct.execute(
             f"CREATE TABLE {database.scratch}.samples (id bigint PRIMARY KEY, small int, name varchar(3),"
             " price numeric(8, 2), share float8, done bool, at timestamptz, day date, key uuid,"
-            " data jsonb, raw bytea, names varchar(3)[], colour varchar(3))"
+            " data jsonb, raw bytea, names varchar(3)[], colour varchar(3), tag varchar(5))"
         )
     yield f"{database.scratch}.samples"
     async with connect(database.url) as direct:
@@ -144,6 +161,7 @@ async def _round(engine: AsyncEngine, key: int) -> None:
 
 
 async def test_every_type_comes_back_as_it_went(engine: AsyncEngine, samples: str) -> None:
+    await _round(engine, 0)
     await asyncio.gather(*(_round(engine, key) for key in range(20)))
     async with described(engine) as asked:
         await asyncio.gather(*(_round(engine, key) for key in range(20)))
