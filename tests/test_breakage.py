@@ -613,7 +613,7 @@ ROWS = [
     Row(
         "the request's id in what is refused",
         PROBLEMS,
-        {"(correlation_id.get() or \"\").encode()": 'b""'},
+        {'(correlation_id.get() or "").encode()': 'b""'},
         LIMITED + "test_a_refusal_names_the_request_and_is_counted",
     ),
     Row(

@@ -120,9 +120,11 @@ async def test_background_tasks_leave_room_for_others(few: FastAPI) -> None:
         tasks.add_task(end.wait)
 
     async with serving(few) as client, asyncio.timeout(10):
-        for _ in range(5):
-            assert (await client.post("/mail")).status_code == 200
-        end.set()
+        try:
+            for _ in range(5):
+                assert (await client.post("/mail")).status_code == 200
+        finally:
+            end.set()
 
 
 async def test_a_defect_gives_its_place_back(few: FastAPI) -> None:
@@ -203,12 +205,14 @@ def test_who_is_refused_comes_back_as_fast_as_others_are_served(
 
 def test_the_queue_of_the_refused_empties_with_time(clock: Clock) -> None:
     tickets = learnt(0.05, 1)
-    for _ in range(1500):
-        tickets.take()
-    clock.now += 3
-    assert tickets.take() in (2, 3)
-    clock.now += 3
-    assert tickets.take() == 1
+    for _ in range(2):  # the second rush is not told what was left of the first
+        for _ in range(1500):
+            last = tickets.take()
+        assert last in (5, 6)
+        clock.now += 3
+        assert tickets.take() in (2, 3)
+        clock.now += 60
+        assert tickets.take() == 1
 
 
 def test_nobody_is_sent_away_for_long(clock: Clock) -> None:
