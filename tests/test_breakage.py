@@ -658,6 +658,18 @@ ROWS = [
         LIMITED + "test_sigterm_ends_open_streams",
     ),
     Row(
+        "connections that stay open while the refused wait",
+        CLI,
+        {"            timeout_keep_alive=KEEP_ALIVE,\n": ""},
+        SERVE + "test_a_connection_may_be_idle_for_as_long_as_the_refused_wait",
+    ),
+    Row(
+        "a --help that imports nothing",
+        CLI,
+        {"\nimport typer\n": "\nimport typer\nimport uvicorn\n"},
+        SERVE + "test_help_is_there_at_once",
+    ),
+    Row(
         "a place in the queue for whoever is refused",
         LIMITS,
         {"max(self.last, now) + self.pace": "max(self.last, now) + self.pace / 10"},
