@@ -49,9 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings()
         configure_logging(settings)
-        # What is imported by now stays for good. To look through it again takes the garbage collector
-        # 80 ms, in which nobody is answered, and it would do so whenever a thousand requests come at once.
-        gc.collect()
+        # What is imported by now stays for good. The garbage collector would look through it whenever a
+        # thousand requests come at once, for 80 ms in which nobody is answered.
         gc.freeze()
     database_url(settings)  # refuses a bad URL here: in the lifespan it would be a traceback
 
