@@ -146,10 +146,11 @@ async def test_sigterm_ends_open_streams(database: Database, tmp_path: Path) -> 
         async with served(
             database.pooler_url, tmp_path, module="tests.api.streams", PYTHONPATH=path
         ) as service:
+            opened = []  # httpx closes a stream whose iterator is gone
             for _ in range(10):
                 stream = service.client.stream("GET", "/events")
-                lines = (await streams.enter_async_context(stream)).aiter_lines()
-                assert await anext(lines) == "data: 1"
+                opened.append((await streams.enter_async_context(stream)).aiter_lines())
+                assert await anext(opened[-1]) == "data: 1"
             ended = time.monotonic()
             service.process.terminate()
             assert await service.process.wait() == 0
