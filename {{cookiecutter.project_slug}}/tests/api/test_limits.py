@@ -1,7 +1,6 @@
 """What becomes of requests beyond the limit, and of what lasts longer than its response's beginning."""
 
 import asyncio
-import json
 import os
 import time
 from collections import Counter
@@ -155,8 +154,6 @@ async def test_sigterm_ends_open_streams(database: Database, tmp_path: Path) -> 
             service.process.terminate()
             assert await service.process.wait() == 0
         assert time.monotonic() - ended < 5
-        for line in service.output.splitlines():
-            assert json.loads(line)["event"] != "Exception in ASGI application"
 
 
 class Clock:
