@@ -234,9 +234,9 @@ async def crowd(port: int, request: bytes, clients: int, seconds: float | None) 
             replaced by somebody new at once, for so many seconds, so the crowd never gets smaller.
             It is a closed loop: a service that answers late is asked less often, which is kind to
             it. Nobody gives up.
-            Who is refused (503) tries again after Retry-After and up to as much again, so that they
-            don't all come back together; after any other failure, after 1 to 2 s. When the load
-            ends nobody sends any more, but whoever waits for an answer gets it.
+            Who is refused (503) tries again after Retry-After and up to a second more, which whole
+            seconds can't say; after any other failure, after 1 to 2 s. When the load ends nobody
+            sends any more, but whoever waits for an answer gets it.
     """
     result = Crowd()
     begun = time.monotonic()
@@ -263,7 +263,7 @@ async def crowd(port: int, request: bytes, clients: int, seconds: float | None) 
                 if status == 503:
                     result.shed.append(waited)
                 if not over:
-                    pause = (client.retry_after or 1.0) * (1 + chance.random())
+                    pause = (client.retry_after or 1.0) + chance.random()
                     await asyncio.sleep(pause if end is None else min(pause, end - now))
                     due = time.monotonic()
                     over = end is not None and due >= end

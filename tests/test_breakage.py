@@ -35,6 +35,7 @@ READING = "tests/pooler/test_reading.py::"
 SEALED = "tests/pooler/test_sealed.py::"
 TRIPS = "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must"
 WEB = "tests/api/test_web.py::"
+LIMITED = "tests/api/test_limits.py::"
 FAULTS = "tests/faults/test_faults.py::"
 HOSTILE = "tests/api/test_hostile.py::"
 SERVE = "tests/api/test_serve.py::"
@@ -724,19 +725,108 @@ ROWS = [
         "503 at once for what is too much at once",
         LIMITS,
         {"elif self.in_flight >= self.limit:": "elif False:"},
-        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
+        LIMITED + "test_what_is_too_much_at_once_is_answered_503_at_once",
     ),
     Row(
         "probes that are answered under load too",
         LIMITS,
         {' or scope["path"] in self.exempt': ""},
-        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
+        LIMITED + "test_what_is_too_much_at_once_is_answered_503_at_once",
     ),
     Row(
         "REQUESTS_PER_CONNECTION",
         MAIN,
         {"settings.requests_per_connection": "20"},
-        WEB + "test_what_is_too_much_at_once_is_answered_503_at_once",
+        LIMITED + "test_what_is_too_much_at_once_is_answered_503_at_once",
+    ),
+    Row(
+        "the request's id in what is refused",
+        PROBLEMS,
+        {'(correlation_id.get() or "").encode()': 'b""'},
+        LIMITED + "test_a_refusal_names_the_request_and_is_counted",
+    ),
+    Row(
+        "a count of what is refused",
+        LIMITS,
+        {"            self.refused.inc()\n": ""},
+        LIMITED + "test_a_refusal_names_the_request_and_is_counted",
+    ),
+    Row(
+        "room beside streams",
+        LIMITS,
+        {'message["type"] == "http.response.start"': "False"},
+        LIMITED + "test_streams_leave_room_for_others",
+    ),
+    Row(
+        "no more places than there were, after streams",
+        LIMITS,
+        {"            if waits:\n": "            if True:\n"},
+        LIMITED + "test_streams_leave_room_for_others",
+    ),
+    Row(
+        "room beside background tasks",
+        LIMITS,
+        {'message["type"] == "http.response.start"': "False"},
+        LIMITED + "test_background_tasks_leave_room_for_others",
+    ),
+    Row(
+        "a place for whoever comes after a defect",
+        LIMITS,
+        {
+            "        try:\n            await self.app(scope, receive, started)\n"
+            "        finally:\n            give_back()\n": (
+                "        await self.app(scope, receive, started)\n"
+            )
+        },
+        LIMITED + "test_a_defect_gives_its_place_back",
+    ),
+    Row(
+        "an end to streams after SIGTERM",
+        CLI,
+        {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=60"},
+        LIMITED + "test_sigterm_ends_open_streams",
+    ),
+    Row(
+        "connections that stay open while the refused wait",
+        CLI,
+        {"            timeout_keep_alive=KEEP_ALIVE,\n": ""},
+        SERVE + "test_a_connection_may_be_idle_for_as_long_as_the_refused_wait",
+    ),
+    Row(
+        "a --help that imports nothing",
+        CLI,
+        {"\nimport typer\n": "\nimport typer\nimport uvicorn\n"},
+        SERVE + "test_help_is_there_at_once",
+    ),
+    Row(
+        "a place in the queue for whoever is refused",
+        LIMITS,
+        {"max(self.last, now) + self.pace": "max(self.last, now) + self.pace / 10"},
+        LIMITED + "test_who_is_refused_comes_back_as_fast_as_others_are_served",
+    ),
+    Row(
+        "a queue that moves as fast as requests are served, not as one is",
+        LIMITS,
+        {"max(in_flight, self.connections)": "self.connections"},
+        LIMITED + "test_who_is_refused_comes_back_as_fast_as_others_are_served",
+    ),
+    Row(
+        "a queue that empties with time",
+        LIMITS,
+        {"max(self.last, now) + self.pace": "(self.last or now) + self.pace"},
+        LIMITED + "test_the_queue_of_the_refused_empties_with_time",
+    ),
+    Row(
+        "a bound to Retry-After",
+        LIMITS,
+        {", now + LONGEST)": ", now + 60)"},
+        LIMITED + "test_nobody_is_sent_away_for_long",
+    ),
+    Row(
+        "refused clients that do not come back in step",
+        LIMITS,
+        {"wait *= random.uniform(0.5, 1)": "pass"},
+        LIMITED + "test_nobody_is_sent_away_for_long",
     ),
     Row(
         "503 and nothing else while the pooler is away",

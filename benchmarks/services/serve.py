@@ -32,6 +32,8 @@ if __name__ == "__main__":
         log_config=None,
         access_log=False,
         server_header=False,
+        # As the service's own `serve` has it: a client may be told to come back in 10 s.
+        timeout_keep_alive=75,
         # Requests that nobody waits for any more, once a benchmark has failed.
         timeout_graceful_shutdown=1,
     )

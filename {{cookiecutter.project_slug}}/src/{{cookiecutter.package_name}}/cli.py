@@ -1,4 +1,7 @@
-"""Commands."""
+"""Commands.
+
+Each imports what it needs by itself: nobody waits for FastAPI to read a `--help`.
+"""
 
 import asyncio
 import json
@@ -15,28 +18,24 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvicorn
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from fastapi import FastAPI
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
-from {{ cookiecutter.package_name }}.database.failures import Failure, classify
-from {{ cookiecutter.package_name }}.logs import configure_logging
-from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.settings import Settings, load_settings
-from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from {{ cookiecutter.package_name }}.settings import Settings
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
 # Seconds that requests in flight get to finish after SIGTERM: less than whoever sent it waits before
 # it kills. compose.yaml and kubernetes/ do.
 GRACE_PERIOD = 20
+
+# Seconds that a connection may be idle: more than a reverse proxy keeps one (nginx and AWS: 60), and than
+# who was refused is told to wait. The next request on a connection that is just being closed fails.
+KEEP_ALIVE = 75
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
@@ -58,6 +57,13 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes, each with a pool.", min=1)] = 1,
 ) -> None:
     """Run the service."""
+    import uvicorn
+
+    from {{ cookiecutter.package_name }}.database.engine import database_url
+    from {{ cookiecutter.package_name }}.logs import configure_logging
+    from {{ cookiecutter.package_name }}.settings import load_settings
+    from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
+
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
@@ -76,13 +82,19 @@ def serve(
             workers=workers,
             http=HeadLimit,
             timeout_graceful_shutdown=GRACE_PERIOD,
+            timeout_keep_alive=KEEP_ALIVE,
             log_config=None,
             server_header=False,
         )
 
 
-async def _refuse_wrong_login(settings: Settings) -> None:
+async def _refuse_wrong_login(settings: "Settings") -> None:
     """End here if the database refuses the login; whatever else is wrong may pass."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from {{ cookiecutter.package_name }}.database.engine import create_engine
+    from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+
     engine = create_engine(settings)
     try:
         async with engine.connect():
@@ -105,6 +117,15 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the database's schema to the newest revision."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+    from {{ cookiecutter.package_name }}.database.engine import database_url
+    from {{ cookiecutter.package_name }}.logs import configure_logging
+    from {{ cookiecutter.package_name }}.settings import load_settings
+
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
@@ -123,6 +144,8 @@ def migrate(
 @main.command()
 def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Run everything here: PostgreSQL, PgBouncer, migrations, and the service with reload."""
+    import uvicorn
+
     try:  # before the databases are started
         socket.create_server((host, port), family=AF_INET6 if ":" in host else AF_INET).close()
     except OSError as error:
@@ -150,9 +173,11 @@ def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
         )
 
 
-def reloaded_app() -> FastAPI:
+def reloaded_app() -> "FastAPI":
     """The application in the process that uvicorn's reloader starts, and would leave behind, still
     holding the port, when `dev` is killed."""
+    from {{ cookiecutter.package_name }}.main import create_app
+
     dev = multiprocessing.parent_process()
     assert dev is not None
 

@@ -1,5 +1,6 @@
 """The application: what it is made of, and what it opens and closes."""
 
+import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from {{ cookiecutter.package_name }}.database.engine import (
@@ -45,6 +46,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings()
         configure_logging(settings)
+        # What is imported by now stays for good. The garbage collector would look through it whenever a
+        # thousand requests come at once, for 80 ms in which nobody is answered.
+        gc.freeze()
     database_url(settings)  # refuses a bad URL here: in the lifespan it would be a traceback
 
     @asynccontextmanager
@@ -69,12 +73,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_problem_handlers(app)
+    # The last that is added sees a request first: what is refused costs no more than an id.
     app.add_middleware(BodyLimit)
+    # A registry of its own, so that two applications in one process do not collide.
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    instrumentator = Instrumentator(registry=registry).instrument(app)
     connections = settings.database_pool_size + settings.database_max_overflow
     app.add_middleware(
         RequestLimit,
         limit=connections * settings.requests_per_connection,
+        connections=connections,
         exempt=frozenset(("/livez", "/readyz", "/metrics")),
+        refused=Counter(
+            "http_requests_refused", "Requests refused at the limit.", registry=registry
+        ),
     )
     app.add_middleware(
         CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
@@ -83,10 +96,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 {%- if cookiecutter.example_resource == "yes" %}
     app.include_router(items.router)
 {%- endif %}
-    # A registry of its own, so that two applications in one process do not collide.
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    Instrumentator(registry=registry).instrument(app).expose(
-        app, tags=["health"], response_class=PlainTextResponse
-    )
+    instrumentator.expose(app, tags=["health"], response_class=PlainTextResponse)
     return app

@@ -14,6 +14,9 @@ import pytest
 from httpx import AsyncClient
 from sqlalchemy import make_url
 
+from {{ cookiecutter.package_name }}.cli import KEEP_ALIVE
+from {{ cookiecutter.package_name }}.web.limits import LONGEST
+
 from tests.support import ROOT, Database, served
 
 PYTHON = [sys.executable, "-m"]
@@ -117,6 +120,31 @@ async def test_dev_says_which_port_is_taken() -> None:
     assert f"Can't listen on 127.0.0.1:{port}: Address already in use" in output
     assert "--port" in output
     assert "PostgreSQL" not in output
+
+
+def test_help_is_there_at_once() -> None:
+    """Whatever a command needs is imported when it runs: this takes a second otherwise."""
+    program = "import sys, {{ cookiecutter.package_name }}.cli; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = {name.partition(".")[0] for name in result.stdout.split()}
+    assert not imported & {"alembic", "asyncpg", "fastapi", "pydantic", "sqlalchemy", "uvicorn"}
+
+
+async def test_a_connection_may_be_idle_for_as_long_as_the_refused_wait(
+    database: Database, tmp_path: Path
+) -> None:
+    """uvicorn closes it after 5 seconds by default, and who sends just then gets no answer."""
+    assert KEEP_ALIVE > LONGEST
+    async with served(database.pooler_url, tmp_path) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.client.base_url.port)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5.5):
+                await reader.read()
+        writer.close()
 
 
 async def test_help_does_not_tell_the_password() -> None:

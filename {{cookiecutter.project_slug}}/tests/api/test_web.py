@@ -49,32 +49,6 @@ async def test_a_request_that_gets_no_connection_is_answered_503(settings: Setti
     assert busy.headers["content-type"] == "application/problem+json"
 
 
-async def test_what_is_too_much_at_once_is_answered_503_at_once(settings: Settings) -> None:
-    few = {"database_pool_size": 1, "requests_per_connection": 2}
-    app = create_app(settings.model_copy(update=few))
-    arrived, leave = asyncio.Event(), asyncio.Event()
-
-    @app.get("/long")
-    async def long() -> None:
-        arrived.set()
-        await leave.wait()
-
-    async with running(app) as client, asyncio.timeout(10):
-        for _ in range(2):  # what was let in once is let in again
-            arrived.clear()
-            leave.clear()
-            requests = [asyncio.create_task(client.get("/long")) for _ in range(2)]
-            await arrived.wait()
-            busy = await client.get("/long")
-            assert busy.status_code == 503
-            assert busy.headers["retry-after"] == "1"
-            assert busy.headers["content-type"] == "application/problem+json"
-            for probe in ("/livez", "/readyz", "/metrics"):
-                assert (await client.get(probe)).status_code == 200
-            leave.set()
-            assert {(await request).status_code for request in requests} == {200}
-
-
 async def test_a_defect_is_answered_without_its_text(app: FastAPI) -> None:
     @app.get("/defect")
     async def defect() -> None:

@@ -1,11 +1,14 @@
 """What clients may ask of this process: how much at once, and how much in one request."""
 
 import asyncio
+import random
+from time import monotonic
 
 from fastapi.exceptions import HTTPException
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from {{ cookiecutter.package_name }}.web.problems import busy
+from {{ cookiecutter.package_name }}.web.problems import refuse
 
 # Bytes. A choice: a hundred times an ordinary JSON body. The worst that was measured, 70,000 unknown
 # fields, kept the process busy for 0.7 s.
@@ -14,6 +17,17 @@ MAX_BODY = 1024 * 1024
 # Seconds until the next part of a body. A choice: half of what nginx allows by default.
 BODY_TIMEOUT = 30
 
+# Seconds of the longest Retry-After. A choice: who is told more may as well go away, and an estimate that
+# was wrong is forgotten as soon.
+LONGEST = 10
+
+# Seconds of a request, before any was served. Rather too few: to be refused once more costs less than
+# connections that nobody uses.
+FIRST_GUESS = 0.05
+
+# What one request weighs in the estimate.
+NEWS = 0.1
+
 
 class RequestLimit:
     """Answers 503 at once while more requests are in flight than `limit`.
@@ -21,25 +35,82 @@ class RequestLimit:
     A request that can't be served is cheapest at its beginning. One that waits for a connection until
     the pool's timeout costs as much as one that is served, and a thousand that time out together keep
     everybody waiting, probes too. Those are let through here.
+
+    A request is in flight until its response starts. What comes later, a stream or a background task,
+    may last for hours, and so may a WebSocket, which has no place at all. Where they use the database
+    they wait for a connection like everybody, for the pool's timeout at most.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, exempt: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, limit: int, connections: int, exempt: frozenset[str], refused: Counter
+    ) -> None:
         self.app = app
         self.limit = limit
         self.exempt = exempt
+        self.refused = refused
         self.in_flight = 0
+        self.tickets = Tickets(connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.exempt:
             await self.app(scope, receive, send)
         elif self.in_flight >= self.limit:
-            await busy()(scope, receive, send)
+            self.refused.inc()
+            await refuse(send, self.tickets.take())
         else:
-            self.in_flight += 1
-            try:
-                await self.app(scope, receive, send)
-            finally:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.in_flight += 1
+        begun, found, waits = monotonic(), self.in_flight, True
+
+        def give_back() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                # Little's law: so many were in flight on average, and one left every so often.
+                self.tickets.learn(monotonic() - begun, (found + self.in_flight) / 2)
                 self.in_flight -= 1
+
+        async def started(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                give_back()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, started)
+        finally:
+            give_back()
+
+
+class Tickets:
+    """When who is refused may come back: each at the next free place of a queue that nobody has to
+    stand in, and that moves as fast as requests are served.
+
+    If all came back after a second, most would be refused again, and again, all in one moment.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self.connections = connections
+        self.pace = FIRST_GUESS / connections
+        """Seconds from one request that is served to the next, while all connections are in use."""
+        self.last = 0.0
+        """The moment of the last ticket."""
+
+    def learn(self, seconds: float, in_flight: float) -> None:
+        """A request took so long, beside so many."""
+        pace = seconds / max(in_flight, self.connections)
+        self.pace += (pace - self.pace) * NEWS
+
+    def take(self) -> int:
+        """Seconds to wait, as `Retry-After` has them."""
+        now = monotonic()
+        self.last = min(max(self.last, now) + self.pace, now + LONGEST)
+        wait = self.last - now
+        if wait == LONGEST:  # no more places: not all at its end
+            wait *= random.uniform(0.5, 1)
+        # Whole seconds. Some round up, some down, so that every moment has as many as it had places.
+        return max(1, int(wait + random.random()))
 
 
 class BodyLimit:

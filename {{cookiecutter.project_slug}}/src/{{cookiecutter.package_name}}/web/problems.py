@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Send
 
 from {{ cookiecutter.package_name }}.database.failures import (
     Failure,
@@ -22,6 +23,7 @@ from {{ cookiecutter.package_name }}.database.failures import (
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+BUSY = "The service or its database is busy or can't be reached. Try again."
 # Seconds. Overload of a pool passes quickly; clients should add jitter of their own.
 RETRY_AFTER = 1
 # A choice: enough to mend a request by, where a body of 100,000 unknown fields has as many errors.
@@ -45,6 +47,13 @@ class Problem(BaseModel):
 
 class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
+
+
+_REFUSAL = (
+    Problem(title="Service Unavailable", status=503, detail=BUSY, request_id="%s")
+    .model_dump_json(exclude_none=True)
+    .encode()
+)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -78,11 +87,20 @@ def _respond(
 
 def busy() -> ProblemResponse:
     """503: nothing is wrong with the request, but not now."""
-    return _respond(
-        503,
-        "The service or its database is busy or can't be reached. Try again.",
-        headers={"Retry-After": str(RETRY_AFTER)},
-    )
+    return _respond(503, BUSY, headers={"Retry-After": str(RETRY_AFTER)})
+
+
+async def refuse(send: Send, retry_after: int) -> None:
+    """`busy()` for a thousand at once: its parts are ready, but for the id and the seconds."""
+    # An id has nothing in it that JSON would escape: main.py's REQUEST_ID.
+    body = _REFUSAL % (correlation_id.get() or "").encode()
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"retry-after", b"%d" % retry_after),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _http(request: Request, error: HTTPException) -> ProblemResponse:
