@@ -265,6 +265,12 @@ ROWS = [
         MISUSE + "test_a_session_that_outlives_its_request",
     ),
     Row(
+        "no result after its session's end",
+        DATABASE_SESSION,
+        {"            stream.close()\n": "            pass\n"},
+        MISUSE + "test_a_result_that_outlives_its_session",
+    ),
+    Row(
         "one thing at a time",
         DATABASE_SESSION,
         {"        if self._user is not None:": "        if False:"},

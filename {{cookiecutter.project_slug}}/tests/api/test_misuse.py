@@ -15,8 +15,8 @@ from fastapi.responses import StreamingResponse
 from httpx import AsyncClient
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import MetaData, String, func, insert, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import ResourceClosedError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncResult, AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.types import Message
 
@@ -176,6 +176,32 @@ async def test_a_session_that_outlives_its_request(
     assert await notes() == 1
 
 
+async def test_a_result_that_outlives_its_session(
+    app: FastAPI, database: Database, notes: Callable[[], Awaitable[int]]
+) -> None:
+    """Its connection serves somebody else by then, whose transaction it would end."""
+    late: list[AsyncResult[Any]] = []
+
+    @app.post("/left", status_code=201)
+    async def left(session: SessionDep) -> None:
+        await session.execute(insert(Note), [{"body": str(number)} for number in range(200)])
+        result = await session.stream(select(Note))
+        await result.fetchmany(1)
+        late.append(result)
+
+    @app.post("/other", status_code=201)
+    async def other(session: SessionDep) -> None:
+        await session.execute(NOTE)
+        with pytest.raises(ResourceClosedError):
+            await late[0].fetchall()
+
+    async with running(app) as client:
+        assert (await client.post("/left")).status_code == 201
+        assert (await client.post("/other")).status_code == 201
+        await _nothing_is_left(client, database)
+    assert await notes() == 201
+
+
 async def test_sessions_and_reading_are_for_what_comes_later(
     app: FastAPI, notes: Callable[[], Awaitable[int]]
 ) -> None:
@@ -237,6 +263,25 @@ async def _commit_meanwhile(session: AsyncSession) -> None:
 async def _close_meanwhile(session: AsyncSession) -> None:
     slow = session.execute(text("SELECT pg_sleep(0.05)"))
     await asyncio.gather(slow, session.rollback())
+
+
+async def test_a_stream_and_a_statement_at_once(
+    app: FastAPI, database: Database, notes: Callable[[], Awaitable[int]]
+) -> None:
+    """Whatever the driver makes of it."""
+
+    @app.post("/at-once", status_code=201)
+    async def at_once(session: SessionDep) -> None:
+        await session.execute(NOTE)
+        slow = select(func.pg_sleep(0.01).label("slept"), func.generate_series(1, 100))
+        result = await session.stream(slow.execution_options(yield_per=10))
+        await asyncio.gather(result.fetchall(), session.execute(insert(Note).values(body="b")))
+
+    async with running(app) as client:
+        for _ in range(12):
+            assert (await client.post("/at-once")).status_code == 500
+        await _nothing_is_left(client, database)
+    assert await notes() == 0
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -305,6 +350,21 @@ async def _swallow_of_the_driver(session: AsyncSession) -> None:
         await raw.driver_connection.execute("SELECT 1/0")
 
 
+async def _swallow_a_timeout(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await session.execute(text("SELECT pg_sleep(5)"))
+
+
+async def _swallow_in_a_flush(session: AsyncSession) -> None:
+    session.add(Note(body="a"))
+    await session.flush()
+    session.add(Note(body="a"))
+    with suppress(SQLAlchemyError):
+        await session.flush()
+
+
 async def _roll_back_by_hand(session: AsyncSession) -> None:
     await session.execute(NOTE)
     await session.execute(text("ROLLBACK"))
@@ -333,6 +393,8 @@ async def _driver_first(session: AsyncSession) -> None:
     [
         (_swallow, "nothing was stored"),
         (_swallow_of_the_driver, "nothing was stored"),
+        (_swallow_a_timeout, "rolled back"),
+        (_swallow_in_a_flush, "rolled back"),
         (_roll_back_by_hand, "nothing to commit"),
         (_commit_by_hand, "has not begun"),
         (_copy_first, "has not begun"),
@@ -356,7 +418,7 @@ async def test_a_commit_that_stores_nothing_is_an_error(
         await use(session)
 
     @app.exception_handler(asyncpg.PostgresError)
-    @app.exception_handler(DBAPIError)
+    @app.exception_handler(SQLAlchemyError)
     async def failed(request: Request, error: Exception) -> Any:
         errors.append(str(error))
         raise error

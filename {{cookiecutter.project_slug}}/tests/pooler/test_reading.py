@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
@@ -81,6 +82,20 @@ async def test_a_write_or_a_lock_is_refused(
     with pytest.raises(ReadOnlyError, match="ask for a SessionDep"):
         await read.execute(statement)
     assert await read.scalar(COUNT) == 0
+
+
+async def test_many_rows_are_refused_too(
+    engine: AsyncEngine, database: Database, things: str
+) -> None:
+    """They take another way through the driver."""
+    rows: Any = [{"name": "a", "amount": 1}, {"name": "b", "amount": 2}]
+    for statement in (
+        insert(Thing),
+        text(f"INSERT INTO {things} (name, amount) VALUES (:name, :amount)"),
+    ):
+        with pytest.raises(ReadOnlyError):
+            await ReadSession(engine).execute(statement, rows)
+    assert await ReadSession(engine).scalar(COUNT) == 0
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Column,
+    Double,
     Integer,
     MetaData,
     Numeric,
@@ -330,6 +331,29 @@ async def test_cancelled_and_streamed_statements_leave_kept_ones_right(
         for key, answer in enumerate(answers, 1)
     )
     assert await asyncio.gather(*streams) == [list(range(1, 501))] * 4
+
+
+async def test_a_kept_statement_that_times_out(
+    settings: Settings, database: Database, samples: str
+) -> None:
+    """Its connection is closed, with all that it kept."""
+    hasty = settings.model_copy(update={"database_command_timeout": 0.3, "database_pool_size": 2})
+    async with make_engine(hasty, database) as engine, connect(database.url) as direct:
+        await direct.execute(
+            f"INSERT INTO {samples} (id, small) SELECT n, n FROM generate_series(1, 20) n"
+        )
+        read = ReadSession(engine)
+
+        async def one(key: int, seconds: float) -> int | None:
+            slept = func.pg_sleep(cast(seconds, Double)).is_not(None)
+            return await read.scalar(select(TABLE.c.small).where(TABLE.c.id == key, slept))
+
+        for _ in range(2):
+            answers = await asyncio.gather(
+                *(one(key, 0 if key % 4 else 2) for key in range(1, 21)), return_exceptions=True
+            )
+            for key, answer in enumerate(answers, 1):
+                assert answer == key if key % 4 else isinstance(answer, DBAPIError)
 
 
 async def test_what_is_kept_has_a_bound(

@@ -61,6 +61,7 @@ class _Session(Session):
     """Who is in the middle of something."""
     _disturbed = False
     _ended = False
+    _streams: tuple[Result[Any], ...] = ()
     _waiting: asyncio.Future[None] | None = None
 
     def _enter(self, caller: object) -> None:
@@ -89,6 +90,8 @@ class _Session(Session):
             self._waiting = asyncio.get_running_loop().create_future()
             await_only(self._waiting)
         self._user = _caller()
+        for stream in self._streams:  # its connection will be somebody else's
+            stream.close()
         try:
             if not commit:
                 self.rollback()
@@ -111,9 +114,12 @@ def _guarded(name: str) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         self._enter(caller)
         try:
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
         finally:
             self._leave()
+        if (kwargs.get("execution_options") or {}).get("stream_results"):  # AsyncSession.stream()
+            self._streams += (result,)
+        return result
 
     return guarded
 
