@@ -17,19 +17,24 @@ from socket import AF_INET, AF_INET6
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import structlog
 import typer
 import uvicorn
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from fastapi import FastAPI
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from {{ cookiecutter.package_name }}.database.connect import SECOND_TRY
 from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
+from {{ cookiecutter.package_name }}.tracebacks import told_of
+from {{ cookiecutter.package_name }}.web.problems import log_failure
 from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
@@ -37,6 +42,10 @@ APP = "{{ cookiecutter.package_name }}.main:create_app"
 # Seconds that requests in flight get to finish after SIGTERM: less than whoever sent it waits before
 # it kills. compose.yaml and kubernetes/ do.
 GRACE_PERIOD = 20
+
+# Supavisor's SQLSTATE for it, and PostgreSQL's. After a change of the password Supavisor may refuse the
+# new one once, from its cache.
+WRONG_PASSWORD = "28P01"
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
@@ -81,21 +90,36 @@ def serve(
         )
 
 
-async def _refuse_wrong_login(settings: Settings) -> None:
-    """End here if the database refuses the login; whatever else is wrong may pass."""
-    engine = create_engine(settings)
+async def _refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
+    """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
+    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
+    engine = create_engine(settings, migrations=migrations)
     try:
-        async with engine.connect():
-            pass
-    except SQLAlchemyError as error:
-        if classify(error) is Failure.LOGIN:
-            raise SystemExit(
-                f"DATABASE_URL can't be used: {getattr(error, 'orig', error)}. Check the user, the "
-                "password and the database. Do not restart in a loop: after ten wrong passwords "
-                "Supavisor blocks every client from this address."
-            ) from None
+        error = await _connect(engine)
+        if error is not None and getattr(error.orig, "sqlstate", None) == WRONG_PASSWORD:
+            await asyncio.sleep(SECOND_TRY)
+            error = await _connect(engine)
     finally:
         await engine.dispose()
+    if error is None:
+        return
+    failure = classify(error)
+    if failure is Failure.LOGIN:
+        raise SystemExit(
+            f"{variable} can't be used: {error.orig}. Check the user, the password and the "
+            "database. Do not restart in a loop: after ten wrong passwords Supavisor blocks every "
+            "client from this address."
+        )
+    log_failure(error, failure)
+    structlog.get_logger().warning(f"the login of {variable} could not be tried")
+
+
+async def _connect(engine: AsyncEngine) -> DBAPIError | None:
+    try:
+        async with engine.connect():
+            return None
+    except DBAPIError as error:
+        return error
 
 
 @main.command()
@@ -111,13 +135,18 @@ def migrate(
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
     # in many replicas.
     asyncio.run(_refuse_wrong_login(settings))
+    if settings.database_migration_url is not None:
+        asyncio.run(_refuse_wrong_login(settings, migrations=True))
     url = database_url(settings, migrations=True).url
     print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
     except (CommandError, DBAPIError) as error:
-        raise SystemExit(f"The migration failed: {error}") from None
+        told: object = error
+        if isinstance(error, DBAPIError) and classify(error) is Failure.INVALID:
+            told = told_of(error)  # a row that does not suit: the server quotes it
+        raise SystemExit(f"The migration failed: {told}") from None
 
 
 @main.command()
