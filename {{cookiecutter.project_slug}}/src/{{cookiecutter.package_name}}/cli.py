@@ -27,7 +27,6 @@ from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from {{ cookiecutter.package_name }}.database.connect import SECOND_TRY
 from {{ cookiecutter.package_name }}.database.engine import create_engine, database_url
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.logs import configure_logging
@@ -43,9 +42,13 @@ APP = "{{ cookiecutter.package_name }}.main:create_app"
 # it kills. compose.yaml and kubernetes/ do.
 GRACE_PERIOD = 20
 
-# Supavisor's SQLSTATE for it, and PostgreSQL's. After a change of the password Supavisor may refuse the
-# new one once, from its cache.
+# The SQLSTATE of Supavisor, which after a change of the password may refuse the new one once, from its
+# cache, and of PostgreSQL.
 WRONG_PASSWORD = "28P01"
+
+# Seconds. 20: a container that is started again and again then sends 8 of them in Supavisor's 150 s,
+# where ten block everybody (tests/unit/test_kubernetes.py counts them).
+SECOND_TRY = 20
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
@@ -70,7 +73,7 @@ def serve(
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
-    asyncio.run(_refuse_wrong_login(settings))
+    asyncio.run(refuse_wrong_login(settings))
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
     # as it was told to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -90,7 +93,7 @@ def serve(
         )
 
 
-async def _refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
+async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
     """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
     variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
     engine = create_engine(settings, migrations=migrations)
@@ -134,9 +137,9 @@ def migrate(
     configure_logging(settings)
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
     # in many replicas.
-    asyncio.run(_refuse_wrong_login(settings))
+    asyncio.run(refuse_wrong_login(settings))
     if settings.database_migration_url is not None:
-        asyncio.run(_refuse_wrong_login(settings, migrations=True))
+        asyncio.run(refuse_wrong_login(settings, migrations=True))
     url = database_url(settings, migrations=True).url
     print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))

@@ -39,6 +39,7 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
+            pass_foreign_args=True,
             processors=[
                 hide_values,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,

@@ -28,8 +28,8 @@ _CONTEXT = "\nDuring handling of the above exception, another exception occurred
 
 def hide_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     """A processor: whatever logs an error, as a traceback or in the line itself."""
-    record = event.get("_record")
-    errors = [*event.values(), *(getattr(record, "args", None) or ())]
+    arguments = event.pop("positional_args", ())  # of a line that a library, or `logging`, wrote
+    errors = [*event.values(), *(arguments if isinstance(arguments, tuple) else ())]
     match event.get("exc_info"):
         case BaseException() as error:
             errors.append(error)

@@ -39,9 +39,8 @@ from {{ cookiecutter.package_name }}.settings import Settings
 _SQLALCHEMY_CACHE = 50
 _ASYNCPG_CACHE = 20
 
-# SQLSTATEs: a standby since a failover; what asyncpg says of a connection that broke.
+# The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
 _READ_ONLY = "25006"
-_CONNECTION_DOES_NOT_EXIST = "08003"
 
 # Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
 # 1 is several round trips to another continent.
@@ -139,20 +138,19 @@ def _replace_lost_connections(engine: AsyncEngine) -> None:
             context.is_disconnect = True
         if getattr(error, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = _broke(error)
+        context.invalidate_pool_on_disconnect = _all_broke(error)
         if isinstance(error, OSError):
             raise OperationalError(context.statement, None, error) from error
 
 
-def _broke(error: BaseException) -> bool:
-    """Whether a connection broke without a word. If so the others have, too, as a rule.
+def _all_broke(error: BaseException) -> bool:
+    """Whether the other connections have to go, too.
 
-    A timeout, or what a server or a pooler says, is about one connection: a pooler that is only busy
-    would get all of them opened anew, the worst that could happen to it.
+    After a reset they do, as a rule. A timeout, or what a server or a pooler says, is about one: a
+    pooler that is only busy would get all of them opened anew, the worst that could happen to it. And
+    of a connection that was closed the pool finds out by itself.
     """
-    if isinstance(error, OSError):
-        return not isinstance(error, TimeoutError)
-    return getattr(error, "sqlstate", None) in (None, _CONNECTION_DOES_NOT_EXIST)
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
 def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
@@ -181,7 +179,7 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             # Ended here, or the pool would try to say goodbye for 2 s.
             connection.driver_connection.terminate()
-            raise (InvalidatePoolError if _broke(error) else DisconnectionError) from error
+            raise (InvalidatePoolError if _all_broke(error) else DisconnectionError) from error
 
 
 def _synchronise_after_errors(engine: AsyncEngine) -> None:
