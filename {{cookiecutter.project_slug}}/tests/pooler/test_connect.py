@@ -124,7 +124,6 @@ async def test_a_rotation_under_load_sends_two_wrong_logins(
         await rotated.password("new")
         await rotated.disconnect()
         await asyncio.sleep(0.7)
-    assert None in outcomes
     assert outcomes[-1] is Failure.LOGIN
     assert rotated.proxy.refused == 2
 

@@ -131,15 +131,14 @@ def _replace_lost_connections(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:
         error = context.original_exception
-        if isinstance(error, OSError):
-            # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction
-            # that SQLAlchemy has forgotten, and every later one on this connection would be a
-            # savepoint in it, acknowledged and never committed.
-            context.is_disconnect = True
-        if getattr(error, "sqlstate", None) == _READ_ONLY:
+        lost = isinstance(error, OSError)
+        # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction that
+        # SQLAlchemy has forgotten, and every later one on this connection would be a savepoint in it,
+        # acknowledged and never committed.
+        if lost or getattr(error, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = True
         context.invalidate_pool_on_disconnect = _all_broke(error)
-        if isinstance(error, OSError):
+        if lost:
             raise OperationalError(context.statement, None, error) from error
 
 
