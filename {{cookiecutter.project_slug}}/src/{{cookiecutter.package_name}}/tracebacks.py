@@ -96,7 +96,7 @@ def told_of(error: BaseException) -> str | None:
     elif isinstance(error, StatementError) and not isinstance(
         driver, (OSError, asyncpg.InterfaceError, SQLAlchemyError)
     ):
-        words = type(driver).__name__  # a column's type that refused the value
+        words = "the column's type refuses the value"
     else:
         return None
     if driver is not error:

@@ -19,7 +19,6 @@ MANIFESTS = ROOT / "kubernetes"
 WRONG_LOGINS, WINDOW = 10, 150
 
 
-
 def _logins_of_one_pod() -> int:
     """Those with a wrong password. The kubelet starts a container that has ended again at once, and then
     after 10, 20, 40 and 80 s, and each tries its password twice."""

@@ -163,7 +163,8 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
         case TimeoutError():
             return f"no answer within {timeout} s{hint}"
         case socket.gaierror():
-            return f"the name is unknown ({error.strerror}){hint}"
+            known = "can't be resolved now" if error.errno == socket.EAI_AGAIN else "is unknown"
+            return f"the name {known} ({error.strerror}){hint}"
         case ssl.SSLCertVerificationError():
             return (
                 f"its certificate is refused ({error.reason}: {error.verify_message}). See "
