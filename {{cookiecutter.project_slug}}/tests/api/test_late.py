@@ -1,6 +1,7 @@
 """A database that fails once the answer has begun, or where no request is: what is logged."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,8 +53,9 @@ async def test_a_late_failure_is_logged_like_any_other_and_without_values(
     database: Database, table: None, tmp_path: Path, log_format: str
 ) -> None:
     """`DETAIL: Key (email)=(alice@example.com)` stood in the traceback of a background task."""
-    arguments = {"module": "tests.api.late", "LOG_FORMAT": log_format, "PYTHONPATH": str(ROOT)}
-    async with served(database.pooler_url, tmp_path, **arguments) as service:
+    path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    env = {"LOG_FORMAT": log_format, "PYTHONPATH": path}
+    async with served(database.pooler_url, tmp_path, module="tests.api.late", **env) as service:
         for failure in FAILURES:
             assert await _ask(service, f"/background/{failure}") == 200
             assert await _ask(service, f"/stream/{failure}") in (0, 200)

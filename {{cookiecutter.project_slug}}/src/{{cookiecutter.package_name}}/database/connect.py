@@ -67,7 +67,10 @@ class Connector:
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
-            return await self._count(asyncio.create_task(self._login(arguments)))
+            connection = await self._count(asyncio.create_task(self._login(arguments)))
+            if connection.is_closed():  # SQLAlchemy, which uses it at once, would let asyncpg's error out
+                raise asyncpg.ConnectionDoesNotExistError
+            return connection
         except (OSError, asyncpg.ConnectionDoesNotExistError) as error:
             reason = _reason(error, arguments["host"], arguments["timeout"])
             told = CantConnectError(arguments["host"], arguments["port"], reason)
@@ -175,9 +178,10 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
     if _offers_no_tls(error):
         return "it offers no TLS, which sslmode or the CA file asks for"
     if numbers & set(_UNREACHABLE):
-        return f"no route to it{hint or '. Has it only IPv6, and this machine only IPv4?'}"
+        hint = hint or ". Has it only IPv6, and this machine only IPv4?"
+        return f"no route to it ({error}){hint}"
     if errno.ECONNREFUSED in numbers:
-        return "refused: nothing listens there"
+        return f"refused: nothing listens there ({error})"
     if isinstance(error, (ConnectionResetError, asyncpg.ConnectionDoesNotExistError)):
         return "it closed the connection before the login was over"
     return str(error)
