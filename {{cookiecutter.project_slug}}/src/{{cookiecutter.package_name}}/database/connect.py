@@ -68,7 +68,8 @@ class Connector:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
             connection = await self._count(asyncio.create_task(self._login(arguments)))
-            if connection.is_closed():  # SQLAlchemy, which uses it at once, would let asyncpg's error out
+            if connection.is_closed():
+                # SQLAlchemy uses it at once, and would let asyncpg's own error out.
                 raise asyncpg.ConnectionDoesNotExistError
             return connection
         except (OSError, asyncpg.ConnectionDoesNotExistError) as error:
