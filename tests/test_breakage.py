@@ -15,6 +15,7 @@ FAILURES = "src/{package}/database/failures.py"
 CONNECTION = "src/{package}/database/connection.py"
 DIALECT = "src/{package}/database/dialect.py"
 DATABASE_SESSION = "src/{package}/database/session.py"
+CONNECT = "src/{package}/database/connect.py"
 URL = "src/{package}/database/url.py"
 PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
@@ -39,6 +40,8 @@ LIMITED = "tests/api/test_limits.py::"
 FAULTS = "tests/faults/test_faults.py::"
 HOSTILE = "tests/api/test_hostile.py::"
 SERVE = "tests/api/test_serve.py::"
+CONNECTING = "tests/pooler/test_connect.py::"
+LATE = "tests/api/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
@@ -46,9 +49,11 @@ SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
 
 
 LOST = {  # what tells that a connection was lost
-    "OSError) or error.connection_invalidated": "OSError)",
+    "if error.connection_invalidated else": "if False else",
     '    "08": Failure.UNAVAILABLE,': '    "0_": Failure.UNAVAILABLE,',
-    '    "57P": Failure.UNAVAILABLE,': '    "57_": Failure.UNAVAILABLE,',
+    '    "57": Failure.UNAVAILABLE,': '    "5_": Failure.UNAVAILABLE,',
+    '    r"server login": Failure.UNAVAILABLE,': '    r"server login": Failure.UNKNOWN,',
+    '    r"server conn crashed": Failure.UNAVAILABLE,': '    r"server conn": Failure.UNKNOWN,',
 }
 
 
@@ -416,7 +421,7 @@ ROWS = [
     ),
     Row(
         "a connection that is thrown away after a timeout",
-        FAILURES,
+        ENGINE,
         {
             "context.is_disconnect = True": "context.is_disconnect = not isinstance(error, TimeoutError)"
         },
@@ -503,14 +508,174 @@ ROWS = [
     Row(
         "a wrong login that is not called busy",
         FAILURES,
-        {'sqlstate == "08P01" and': 'sqlstate == "" and'},
+        {'authentication failed": Failure.LOGIN': 'authentication failed": Failure.UNAVAILABLE'},
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_called_busy",
     ),
     Row(
         "a pause after a wrong login",
-        ENGINE,
-        {"_WRONG_LOGIN_PAUSE = 75": "_WRONG_LOGIN_PAUSE = 0"},
+        CONNECT,
+        {"        self._refuse_while_refused()\n": ""},
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_tried_again_at_once",
+    ),
+    Row(
+        "connections that wait for one that succeeds",
+        CONNECT,
+        {"while others := self._others():": "while others := self._others()[:0]:"},
+        CONNECTING + "test_a_rotation_under_load_sends_two_wrong_logins",
+    ),
+    Row(
+        "no more logins under way than may be wrong",
+        CONNECT,
+        {"if succeeded and len(others) < _WRONG_LOGINS - len(self._refused_at):": "if succeeded:"},
+        CONNECTING + "test_a_rotation_under_load_sends_two_wrong_logins",
+    ),
+    Row(
+        "connections that are opened together",
+        CONNECT,
+        {"if succeeded and": "if False and"},
+        CONNECTING + "test_connections_are_opened_together_once_a_login_has_succeeded",
+    ),
+    Row(
+        "a second try of a refused password",
+        CONNECT,
+        {"if len(self._refused_at) >= _WRONG_LOGINS or": "if True or"},
+        CONNECTING + "test_a_password_that_is_refused_once_is_tried_again",
+    ),
+    Row(
+        "a second try of a refused password: serve and migrate",
+        CLI,
+        {
+            "            await asyncio.sleep(SECOND_TRY)\n"
+            "            error = await _connect(engine)\n": "            pass\n"
+        },
+        CONNECTING + "test_a_command_tries_a_refused_password_once_more",
+    ),
+    Row(
+        "fewer than ten logins of a pod that starts again and again",
+        CLI,
+        {"SECOND_TRY = 20": "SECOND_TRY = 10"},
+        KUBERNETES + "test_a_wrong_password_locks_nobody_out",
+    ),
+    Row(
+        "a wrong login that counts though nobody waits for it",
+        CONNECT,
+        {"await asyncio.shield(login)": "await login"},
+        CONNECTING + "test_a_login_that_nobody_waits_for_any_more_counts",
+    ),
+    Row(
+        "a connection that is closed if nobody waits for it",
+        CONNECT,
+        {"            login.add_done_callback(_close)\n": ""},
+        CONNECTING + "test_a_connection_that_nobody_waits_for_any_more_is_closed",
+    ),
+    Row(
+        "one try of a password where the server may have TLS",
+        CONNECT,
+        {"if not advisory or": "if True or"},
+        CONNECTING + "test_a_refused_password_is_not_sent_again_without_tls",
+    ),
+    Row(
+        "why it can't connect, in the log",
+        PROBLEMS,
+        {'"reason": cause.reason': '"reason": type(cause).__name__'},
+        CONNECTING + "test_the_log_says_where_and_why",
+    ),
+    Row(
+        "why it can't connect, when it starts",
+        CLI,
+        {"    log_failure(error, failure)\n": ""},
+        SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
+    ),
+    Row(
+        "a hint at IPv6",
+        CONNECT,
+        {"if _SUPABASE_DIRECT.fullmatch(host):": "if False:"},
+        CONNECTING + "test_a_host_that_has_only_ipv6",
+    ),
+    Row(
+        "do_connect listeners of an owner",
+        ENGINE,
+        {
+            "    _replace_lost_connections(engine)\n": (
+                "    _replace_lost_connections(engine)\n"
+                "    event.listen(\n"
+                '        engine.sync_engine, "do_connect", lambda d, e, args, kw: d.connect(*args, **kw)\n'
+                "    )\n"
+            )
+        },
+        CONNECTING + "test_an_owner_may_change_how_it_connects",
+    ),
+    Row(
+        "the other connections, after a timeout",
+        ENGINE,
+        {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
+        SETTINGS + "test_a_statement_that_timed_out_costs_one_connection",
+    ),
+    Row(
+        "the other connections, after a ping that timed out",
+        ENGINE,
+        {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
+        SETTINGS + "test_a_ping_that_timed_out_costs_one_connection",
+    ),
+    Row(
+        "the other connections, after a pooler's refusal",
+        ENGINE,
+        {"        context.invalidate_pool_on_disconnect = _all_broke(error)\n": ""},
+        SETTINGS + "test_a_refusal_of_a_busy_pooler_costs_one_connection",
+    ),
+    Row(
+        "another connection after a failover",
+        ENGINE,
+        {' or getattr(error, "sqlstate", None) == _READ_ONLY': ""},
+        "tests/pooler/test_failures.py::test_a_standby_is_not_asked_again",
+    ),
+    Row(
+        "classes of SQLSTATE",
+        FAILURES,
+        {'    "22": Failure.INVALID,': '    "22001": Failure.INVALID,'},
+        "tests/pooler/test_failures.py::test_what_a_statement_can_meet",
+    ),
+    Row(
+        "an outage that is no wrong login",
+        FAILURES,
+        {"ECIRCUITBREAKER\\) too many authentication failures": "ECIRCUITBREAKER\\)"},
+        "tests/pooler/test_failures.py::test_what_supavisor_says",
+    ),
+    Row(
+        "a pooler's own login that is not the service's",
+        FAILURES,
+        {"failure is Failure.LOGIN and error.statement is not None": "False"},
+        "tests/pooler/test_failures.py::test_a_login_that_the_pooler_itself_is_refused",
+    ),
+    Row(
+        "no value of a request in a traceback",
+        LOGS,
+        {"ExceptionRenderer(format_traceback)": "ExceptionRenderer()"},
+        LATE,
+    ),
+    Row(
+        "no value of a request in what tells of an error",
+        LOGS,
+        {"                hide_values,\n": ""},
+        LATE,
+    ),
+    Row(
+        "a line for a failure after the answer has begun",
+        PROBLEMS,
+        {"        log_failure(found, classify(found))\n": "        pass\n"},
+        LATE,
+    ),
+    Row(
+        "1011 for a WebSocket whose database fails",
+        PROBLEMS,
+        {"websocket.close(1011)": "websocket.close(1000)"},
+        LATE,
+    ),
+    Row(
+        "a failure in a TaskGroup that is answered as what it is",
+        PROBLEMS,
+        {"    app.exception_handler(ExceptionGroup)(_group)\n": ""},
+        LATE,
     ),
     Row(
         "one try of a password where the server has TLS",
@@ -521,19 +686,19 @@ ROWS = [
     Row(
         "a migration that tries the service's login",
         CLI,
-        {"    asyncio.run(_refuse_wrong_login(settings))\n    url =": "    url ="},
+        {"    asyncio.run(refuse_wrong_login(settings))\n    if settings": "    if settings"},
         "tests/api/test_serve.py::test_a_migration_refuses_a_login_that_the_service_could_not_use",
     ),
     Row(
         "Supavisor's own codes",
         FAILURES,
-        {'"XX000" and _SUPAVISOR_IS_FULL': '"" and _SUPAVISOR_IS_FULL'},
+        {'    r"\\(E[A-Z]+\\)": Failure.UNAVAILABLE,\n': ""},
         "tests/pooler/test_failures.py::test_what_supavisor_says",
     ),
     Row(
         "a SQLSTATE in the log for what is a defect",
         PROBLEMS,
-        {"        log_failure(error, Failure.UNKNOWN)\n": "        pass\n"},
+        {"        log_failure(found, classify(found))\n": "        pass\n"},
         WEB + "test_a_wrong_statement_is_a_defect_too",
     ),
     Row(
@@ -556,7 +721,7 @@ ROWS = [
     ),
     Row(
         "an OSError that arrives as a database's failure",
-        FAILURES,
+        CONNECT,
         {"raise OperationalError(None, None, told) from error": "raise"},
         "tests/pooler/test_settings.py::test_connect_timeout",
     ),
@@ -667,8 +832,10 @@ ROWS = [
     ),
     Row(
         "no password in an error",
-        FAILURES,
-        {"can't connect to {place}": "can't connect to {place} {kwargs}"},
+        CONNECT,
+        {
+            "            told = CantConnectError(": '            reason += f"{arguments}"\n            told = CantConnectError('
+        },
         SERVE + "test_no_command_tells_the_password",
     ),
     Row(
@@ -688,13 +855,20 @@ ROWS = [
     Row(
         "no local variables in a traceback for people",
         LOGS,
-        {"structlog.dev.plain_traceback": "structlog.dev.rich_traceback"},
+        {
+            "                structlog.processors.ExceptionRenderer(format_traceback),\n": "",
+            "structlog.dev.plain_traceback": "structlog.dev.rich_traceback",
+        },
         SERVE + "test_a_traceback_has_no_local_variables",
     ),
     Row(
         "no local variables in a traceback for machines",
         LOGS,
-        {"structlog.processors.format_exc_info": "structlog.processors.dict_tracebacks"},
+        {
+            "structlog.processors.ExceptionRenderer(format_traceback)": (
+                "structlog.processors.dict_tracebacks"
+            )
+        },
         SERVE + "test_a_traceback_has_no_local_variables",
     ),
     Row(
@@ -836,7 +1010,7 @@ ROWS = [
     ),
     Row(
         "503 and nothing else while the pooler is away",
-        FAILURES,
+        CONNECT,
         {"raise OperationalError(None, None, told) from error": "raise"},
         FAULTS + "test_the_pooler_is_restarted",
     ),

@@ -5,6 +5,7 @@ Each imports what it needs by itself: nobody waits for FastAPI to read a `--help
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,8 @@ import typer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -36,6 +39,14 @@ GRACE_PERIOD = 20
 # Seconds that a connection may be idle: more than a reverse proxy keeps one (nginx and AWS: 60), and than
 # who was refused is told to wait. The next request on a connection that is just being closed fails.
 KEEP_ALIVE = 75
+
+# The SQLSTATE of Supavisor, which after a change of the password may refuse the new one once, from its
+# cache, and of PostgreSQL.
+WRONG_PASSWORD = "28P01"
+
+# Seconds. 20: a container that is started again and again then sends 8 of them in Supavisor's 150 s,
+# where ten block everybody (tests/unit/test_kubernetes.py counts them).
+SECOND_TRY = 20
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
@@ -67,7 +78,7 @@ def serve(
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
-    asyncio.run(_refuse_wrong_login(settings))
+    asyncio.run(refuse_wrong_login(settings))
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
     # as it was told to is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -88,26 +99,42 @@ def serve(
         )
 
 
-async def _refuse_wrong_login(settings: "Settings") -> None:
-    """End here if the database refuses the login; whatever else is wrong may pass."""
-    from sqlalchemy.exc import SQLAlchemyError
-
+async def refuse_wrong_login(settings: "Settings", *, migrations: bool = False) -> None:
+    """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
     from {{ cookiecutter.package_name }}.database.engine import create_engine
     from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+    from {{ cookiecutter.package_name }}.web.problems import log_failure
 
-    engine = create_engine(settings)
+    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
+    engine = create_engine(settings, migrations=migrations)
     try:
-        async with engine.connect():
-            pass
-    except SQLAlchemyError as error:
-        if classify(error) is Failure.LOGIN:
-            raise SystemExit(
-                f"DATABASE_URL can't be used: {getattr(error, 'orig', error)}. Check the user, the "
-                "password and the database. Do not restart in a loop: after ten wrong passwords "
-                "Supavisor blocks every client from this address."
-            ) from None
+        error = await _connect(engine)
+        if error is not None and getattr(error.orig, "sqlstate", None) == WRONG_PASSWORD:
+            await asyncio.sleep(SECOND_TRY)
+            error = await _connect(engine)
     finally:
         await engine.dispose()
+    if error is None:
+        return
+    failure = classify(error)
+    if failure is Failure.LOGIN:
+        raise SystemExit(
+            f"{variable} can't be used: {error.orig}. Check the user, the password and the "
+            "database. Do not restart in a loop: after ten wrong passwords Supavisor blocks every "
+            "client from this address."
+        )
+    log_failure(error, failure)
+    logging.getLogger(__name__).warning("the login of %s could not be tried", variable)
+
+
+async def _connect(engine: "AsyncEngine") -> "DBAPIError | None":
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        async with engine.connect():
+            return None
+    except DBAPIError as error:
+        return error
 
 
 @main.command()
@@ -123,22 +150,29 @@ def migrate(
     from sqlalchemy.exc import DBAPIError
 
     from {{ cookiecutter.package_name }}.database.engine import database_url
+    from {{ cookiecutter.package_name }}.database.failures import Failure, classify
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
+    from {{ cookiecutter.package_name }}.tracebacks import told_of
 
     settings = load_settings()
     database_url(settings)
     configure_logging(settings)
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
     # in many replicas.
-    asyncio.run(_refuse_wrong_login(settings))
+    asyncio.run(refuse_wrong_login(settings))
+    if settings.database_migration_url is not None:
+        asyncio.run(refuse_wrong_login(settings, migrations=True))
     url = database_url(settings, migrations=True).url
     print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
     except (CommandError, DBAPIError) as error:
-        raise SystemExit(f"The migration failed: {error}") from None
+        told: object = error
+        if isinstance(error, DBAPIError) and classify(error) is Failure.INVALID:
+            told = told_of(error)  # a row that does not suit: the server quotes it
+        raise SystemExit(f"The migration failed: {told}") from None
 
 
 @main.command()

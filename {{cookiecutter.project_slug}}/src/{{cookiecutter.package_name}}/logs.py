@@ -8,6 +8,7 @@ from asgi_correlation_id import correlation_id
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.tracebacks import format_traceback, hide_values
 
 
 def configure_logging(settings: Settings) -> None:
@@ -19,16 +20,14 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderers: list[Processor]
+    renderer: Processor
     if settings.log_format == "json":
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderer = structlog.processors.JSONRenderer()
     else:
-        # A plain traceback: the default shows local variables, passwords among them.
-        renderers = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+        # plain_traceback: what has been formatted stays as it is.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
 
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -40,7 +39,14 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            pass_foreign_args=True,
+            processors=[
+                hide_values,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # Without local variables, passwords among them.
+                structlog.processors.ExceptionRenderer(format_traceback),
+                renderer,
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)

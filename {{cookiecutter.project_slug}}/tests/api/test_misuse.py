@@ -417,7 +417,7 @@ async def test_a_commit_that_stores_nothing_is_an_error(
     async def misused(session: SessionDep) -> None:
         await use(session)
 
-    @app.exception_handler(asyncpg.PostgresError)
+    @app.exception_handler(asyncpg.InterfaceError)
     @app.exception_handler(SQLAlchemyError)
     async def failed(request: Request, error: Exception) -> Any:
         errors.append(str(error))

@@ -111,6 +111,25 @@ async def test_a_migration_refuses_a_login_that_the_service_could_not_use(
     assert "DATABASE_URL can't be used:" in output
 
 
+async def test_serve_says_once_why_it_cant_connect_and_goes_on(tmp_path: Path) -> None:
+    async with served(CLOSED_PORT, tmp_path, "--workers", "2") as service:
+        assert (await service.client.get("/livez")).status_code == 200
+    lines = [json.loads(line) for line in service.output.splitlines()]
+    [failure] = [line for line in lines if line["event"] == "database failure"]
+    assert (failure["host"], failure["port"]) == ("127.0.0.1", 1)
+    assert "refused" in failure["reason"]
+    assert "DATABASE_URL could not be tried" in service.output
+
+
+async def test_a_migration_says_that_it_could_not_try_the_services_login(
+    database: Database,
+) -> None:
+    env = {"DATABASE_URL": CLOSED_PORT, "DATABASE_MIGRATION_URL": database.url}
+    output = await _ended([*PYTHON, "{{ cookiecutter.package_name }}", "migrate"], env, 0)
+    assert '"reason": "refused: nothing listens there' in output
+    assert "DATABASE_URL could not be tried" in output
+
+
 async def test_dev_says_which_port_is_taken() -> None:
     """Before it starts databases; uvicorn would name no port, after that."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

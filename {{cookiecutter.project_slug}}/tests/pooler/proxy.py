@@ -14,12 +14,17 @@ class Proxy:
         self.server = host, port
         self.trips = 0
         self.connections = 0
+        self.refused = 0
+        """Wrong passwords."""
+        self.delay = 0.0
+        """Seconds until it takes a new connection on."""
         self.silent = False
         """Whether it swallows what clients send, as a firewall does that forgot the connection."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass one connection on until either side ends it."""
         self.connections += 1
+        await asyncio.sleep(self.delay)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self.server)
         except ConnectionError:
@@ -39,6 +44,7 @@ class Proxy:
             nonlocal asked
             while data := await server_reader.read(65536):
                 self.trips += asked
+                self.refused += b"C28P01\0" in data
                 asked = False
                 writer.write(data)
             writer.close()

@@ -1,13 +1,14 @@
 """What goes wrong, by kind: each caused for real, and told by what it arrives as."""
 
 import asyncio
+import re
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Enum, literal, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
@@ -18,6 +19,7 @@ from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
 from tests.pooler.proxy import counted
+from tests.readme import README
 from tests.support import Database, connect, make_engine, running
 
 # As the text of SQL, with {table} for one that has a row with id 1.
@@ -26,9 +28,24 @@ STATEMENTS = {
     "foreign key": ("INSERT INTO {table}_parts VALUES (2)", Failure.CONFLICT),
     "exclusion": ("INSERT INTO {table}_excluded VALUES ('a')", Failure.CONFLICT),
     "check": ("INSERT INTO {table}_checked VALUES (-1)", Failure.INVALID),
+    "a view's check": ("INSERT INTO {table}_some VALUES (-1)", Failure.INVALID),
     "not null": ("INSERT INTO {table} (name) VALUES ('a')", Failure.INVALID),
     "too long": ("INSERT INTO {table}_short VALUES ('abcd')", Failure.INVALID),
     "out of range": ("SELECT 2147483647 + amount::int FROM {table}", Failure.INVALID),
+    "text that is no number": ("SELECT CAST('a' || '' AS int)", Failure.INVALID),
+    "text that is no JSON": ("SELECT CAST('[NaN]' AS jsonb)", Failure.INVALID),
+    "JSON with NUL in it": ("SELECT CAST('[\"\\u0000\"]' AS jsonb)", Failure.INVALID),
+    "no such day": ("SELECT CAST('2026-02-30' AS date)", Failure.INVALID),
+    "a pattern that is none": ("SELECT 'a' ~ '('", Failure.INVALID),
+    "too long for an index": (
+        "INSERT INTO {table}_excluded SELECT string_agg(random()::text, '') FROM generate_series(1, 999)",
+        Failure.INVALID,
+    ),
+    "a rule of a function": ("DO $$ BEGIN RAISE 'not on Sundays'; END $$", Failure.INVALID),
+    "a role that may not": (
+        "DO $$ BEGIN SET LOCAL ROLE pg_monitor; PERFORM * FROM {table}; END $$",
+        Failure.FORBIDDEN,
+    ),
     "no such table": ("SELECT * FROM {table}_nowhere", Failure.UNKNOWN),
     "no such function": ("SELECT nonsense()", Failure.UNKNOWN),
     "division by zero": ("SELECT 1 / 0", Failure.UNKNOWN),
@@ -42,12 +59,15 @@ async def tables(database: Database, things: str) -> AsyncIterator[str]:
             f"INSERT INTO {things} (name, amount) VALUES ('a', 1);"
             f"CREATE TABLE {things}_parts (thing bigint REFERENCES {things});"
             f"CREATE TABLE {things}_checked (amount int CHECK (amount > 0));"
+            f"CREATE VIEW {things}_some AS SELECT * FROM {things}_checked WHERE amount > 0"
+            " WITH CHECK OPTION;"
             f"CREATE TABLE {things}_short (name varchar(3));"
             f"CREATE TABLE {things}_excluded (name text, EXCLUDE (name WITH =));"
             f"INSERT INTO {things}_excluded VALUES ('a')"
         )
         yield things
         await direct.execute(
+            f"DROP VIEW {things}_some;"
             f"DROP TABLE {things}_parts, {things}_checked, {things}_short, {things}_excluded"
         )
 
@@ -69,6 +89,31 @@ async def test_what_a_statement_can_meet(
 async def test_values_that_do_not_fit(engine: AsyncEngine) -> None:
     assert await _failure(engine, "SELECT CAST(:n AS int4)", n=2**40) is Failure.INVALID
     assert await _failure(engine, "SELECT CAST(:t AS text)", t="a\0b") is Failure.INVALID
+
+
+async def test_a_value_that_its_columns_type_refuses(engine: AsyncEngine) -> None:
+    """Before anything is sent: not even a DBAPIError."""
+    kind = Enum("a", "b", native_enum=False, validate_strings=True)
+    with pytest.raises(SQLAlchemyError) as error:
+        async with engine.begin() as connection:
+            await connection.execute(select(literal("c", kind)))
+    assert classify(error.value) is Failure.INVALID
+
+
+async def test_a_standby_is_not_asked_again(settings: Settings, database: Database) -> None:
+    """After a failover the connection would answer so for as long as it lives."""
+    direct = Settings.model_validate(settings.model_dump() | {"database_url": database.url})
+    async with make_engine(direct, database) as engine:
+        async with engine.connect() as connection:
+            first = await connection.scalar(text("SELECT pg_backend_pid()"))
+            await connection.commit()
+            await connection.execute(text("SET default_transaction_read_only = on"))
+            await connection.commit()
+            with pytest.raises(SQLAlchemyError) as error:
+                await connection.execute(text("CREATE TABLE scratch.nothing ()"))
+        assert classify(error.value) is Failure.UNAVAILABLE
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT pg_backend_pid()")) != first
 
 
 async def test_the_text_of_an_error_has_no_parameters(engine: AsyncEngine) -> None:
@@ -194,30 +239,103 @@ async def _refusing(sqlstate: str, message: str) -> AsyncIterator[str]:
         yield f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable"
 
 
+# Every refusal in its source (2.9.7 to 2.9.9): the SQLSTATE where it is not XX000, and the words.
 SUPAVISOR = {
-    "(EMAXCONN) max client connections reached, limit: 200": Failure.UNAVAILABLE,
-    "(EMAXCONNSESSION) max clients reached in session mode - max clients are limited to "
-    "pool_size: 15": Failure.UNAVAILABLE,
-    "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 60000ms in "
-    "Transaction mode": Failure.UNAVAILABLE,
-    "(ECIRCUITBREAKER) too many authentication failures, new connections are temporarily "
-    "blocked": Failure.LOGIN,
-    "(ENOTFOUND) tenant/user postgres.nosuch not found": Failure.LOGIN,
-    "(ENOIDENTIFIER) no tenant identifier provided (external_id or sni_hostname required)": (
-        Failure.LOGIN
-    ),
-    "(EAUTHQUERY) user not found in the database": Failure.LOGIN,
-    "Tenant or user not found": Failure.LOGIN,
+    Failure.UNAVAILABLE: """
+        (EMAXCONN) max client connections reached, limit: 200
+        (EMAXCONNSESSION) max clients reached in session mode - max clients are limited to pool_size: 15
+        (ECHECKOUTTIMEOUT) unable to check out connection from the pool after 60000ms in Transaction mode
+        (ECHECKOUTRETRIES) failed to check out a connection after multiple retries
+        (ECHECKOUTFAILED) checkout failed due to :killed
+        (EPOOLCHECKOUT) pool checkout failed: :noproc
+        (EMAXPOOLSREACHED) max pools count reached
+        (EPOOLTERMINATING) pool terminating: pool is terminating
+        (EWORKERNOTFOUND) worker processes (manager/pool) not found for tenant "t"
+        (ESUBSCRIBERETRIES) failed to subscribe to tenant after multiple retries. Terminating
+        (EDBHANDLEREXITED) connection to database closed. Check logs for more information
+        (EPOOLCONFIGNOTFOUND) pool configuration not found for "t"
+        (EPOOLRANCHNOTFOUND) pool ranch listener not found for "t"
+        (EPROXYSTARTFAILED) failed to start proxy connection
+        (EPROXYSUPERVISORUNAVAILABLE) proxy supervisor unavailable after retries
+        08006 (EAUTHTIMEOUT) timeout while waiting for message
+        (EJITREQUESTFAILED) failed to reach JIT provider for user "u"
+        (EAUTHSECRETS) failed to retrieve authentication secrets: :timeout
+        (EAUTHQUERY) auth_query connection failed
+        (EAUTHQUERY) auth_query secret check timed out
+        (EAUTHQUERY) authentication query failed: connection to database not available
+        (ECIRCUITBREAKER) failed to retrieve database credentials after multiple attempts, new
+        (ECIRCUITBREAKER) too many failed attempts to connect to the database, new connections are
+        (ENEW) a code that nobody knows yet
+        08006 Failed to connect to database: {:error, :econnrefused}
+    """,
+    # 28P01 is EWRONGPASSWORD and EJITUNAUTHORIZED. The last one is older than the codes.
+    Failure.LOGIN: """
+        28P01 password authentication failed for user "u"
+        (ENOTFOUND) tenant/user postgres.nosuch not found
+        (ENOIDENTIFIER) no tenant identifier provided (external_id or sni_hostname required)
+        (EINVALIDUSERINFO) Authentication error, reason: "Invalid format for user or db_name"
+        (EMULTIPLEUSERS) multiple users matched for u.t, check tenant configuration
+        (EBANNED) tenant is banned: unpaid
+        (EADDRNOTALLOWED) address not in tenant allow_list: {127, 0, 0, 1}
+        (ESSLREQUIRED) SSL connection is required for user: u
+        (EAUTHQUERY) user not found in the database
+        (EAUTHQUERY) no auth_query configured for this tenant
+        (EAUTHQUERY) unsupported or invalid secret format
+        (EAUTHQUERY) MD5 secrets are not supported for auth_query, use require_user instead
+        (EAUTHQUERY) authentication query returned wrong format
+        (EAUTHQUERY) failed to parse SCRAM secret
+        (ECIRCUITBREAKER) too many authentication failures, new connections are temporarily blocked
+        Tenant or user not found
+    """,
+    Failure.UNKNOWN: """
+        (EMAXPREPARED) max prepared statements limit reached. Limit: 100 per connection
+        (EMAXPREPAREDMEM) max prepared statements memory limit reached. Limit: 1MB per connection
+        (EPSSIMPLEQUERY) transaction mode only supports prepared statements using the Extended Query
+        42P05 (EPREPAREDDUP) prepared statement "a" already exists
+        26000 (EPREPAREDNOTFOUND) prepared statement "a" does not exist
+        08P01 (ESTARTUPMESSAGE) Invalid startup message: :bad
+        (ESTARTUPPACKETTOOLARGE) Startup packet too large: 10001 bytes (max 10000 bytes)
+        08P01 (EAUTHPROTOCOL) protocol violation during authentication
+        08006 (ESSLHANDSHAKE) SSL handshake failed: :closed
+    """,
 }
+ANSWERS = [
+    (line.strip(), failure)
+    for failure, lines in SUPAVISOR.items()
+    for line in lines.strip().splitlines()
+]
 
 
-@pytest.mark.parametrize(("message", "failure"), SUPAVISOR.items())
+@pytest.mark.parametrize(("answer", "failure"), ANSWERS)
 async def test_what_supavisor_says(
-    settings: Settings, database: Database, message: str, failure: Failure
+    settings: Settings, database: Database, answer: str, failure: Failure
 ) -> None:
-    """Recorded from a Supavisor 2.9.7: the only failures here that are not caused for real."""
-    async with _refusing("XX000", message) as url:
+    """An outage that is taken for a wrong login makes a service stop, and blames the password."""
+    sqlstate, _, words = answer.partition(" ")
+    if not re.fullmatch("[0-9A-Z]{5}", sqlstate):
+        sqlstate, words = "XX000", answer
+    async with _refusing(sqlstate, words) as url:
         assert await _connecting(settings, database, url) is failure
+
+
+def test_the_runbook_has_each_of_supavisors_codes() -> None:
+    readme = README.read_text()
+    codes = {code for answer, _ in ANSWERS for code in re.findall(r"\((E[A-Z]+)\)", answer)}
+    assert len(codes) > 30
+    assert {code for code in codes - {"ENEW"} if f"({code})" not in readme} == set()
+
+
+async def test_a_login_that_the_pooler_itself_is_refused(engine: AsyncEngine) -> None:
+    """Supavisor and PgBouncer pass on what PostgreSQL answered to them, after the client's own login
+    had succeeded: then the service's password is right."""
+    raising = text(
+        "DO $$ BEGIN RAISE 'password authentication failed for user \"p\"'"
+        " USING ERRCODE = '28P01'; END $$"
+    )
+    with pytest.raises(SQLAlchemyError) as error:
+        async with engine.begin() as connection:
+            await connection.execute(raising)
+    assert classify(error.value) is Failure.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -242,11 +360,6 @@ async def test_the_log_names_a_poolers_refusal(
     [failure] = [line for line in lines if line["event"] == "database failure"]
     assert failure["pooler"] == logged
     assert "max" not in str(failure)
-
-
-async def test_postgresql_is_down_behind_supavisor(settings: Settings, database: Database) -> None:
-    async with _refusing("08006", "Failed to connect to database: {:error, :econnrefused}") as url:
-        assert await _connecting(settings, database, url) is Failure.UNAVAILABLE
 
 
 async def test_a_wrong_login_is_not_tried_again_at_once(

@@ -15,6 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from {{ cookiecutter.package_name }}.settings import load_settings
 
+import devstack
 from tests.pooler.proxy import counted
 from tests.support import Database, connect, eventually_gone, make_engine
 
@@ -159,6 +160,65 @@ async def test_command_timeout(configured: Configured) -> None:
         assert 0.3 <= time.monotonic() - started < 5
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def _backends(engine: AsyncEngine, number: int) -> set[int]:
+    """The server's processes behind so many connections, which go back to the pool."""
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(engine.connect()) for _ in range(number)]
+        return {await _backend(connection) for connection in connections}
+
+
+async def test_a_statement_that_timed_out_costs_one_connection(
+    database: Database, configured: Configured
+) -> None:
+    """A pooler that is only busy would have to open all of them anew."""
+    limits = {"DATABASE_COMMAND_TIMEOUT": 0.3, "DATABASE_POOL_SIZE": 4}
+    async with configured(DATABASE_URL=database.url, **limits) as engine:
+        before = await _backends(engine, 4)
+        with pytest.raises(OperationalError, match="TimeoutError"):
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_sleep(20)"))
+        assert len(before & await _backends(engine, 4)) == 3
+
+
+async def test_a_ping_that_timed_out_costs_one_connection(
+    database: Database, configured: Configured
+) -> None:
+    async with counted(database.url) as (proxy, url):
+        limits = {"DATABASE_PING_AFTER_IDLE": 0, "DATABASE_POOL_SIZE": 4}
+        async with configured(DATABASE_URL=url, **limits) as engine:
+            before = await _backends(engine, 4)
+            proxy.silent = True
+            asyncio.get_running_loop().call_later(0.5, setattr, proxy, "silent", False)
+            async with engine.connect() as connection:
+                await _backend(connection)
+            assert len(before & await _backends(engine, 4)) == 3
+
+
+async def test_a_refusal_of_a_busy_pooler_costs_one_connection(
+    database: Database, configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which closes the connection, as Supavisor does too after 60 s."""
+    monkeypatch.setenv("BUSY", database.url)
+    limits = ("--set", "default_pool_size=1", "--set", "query_wait_timeout=1")
+    with devstack.running("--pooler-for", "BUSY", *limits) as stack:
+        async with (
+            counted(f"{stack.pooler_url}?sslmode=disable") as (proxy, url),
+            configured(DATABASE_URL=url, DATABASE_POOL_SIZE=4) as engine,
+        ):
+            async with AsyncExitStack() as all_four:
+                for _ in range(4):
+                    await all_four.enter_async_context(engine.connect())
+            async with connect(stack.pooler_url) as other, other.transaction():
+                await other.execute("SELECT 1")
+                with pytest.raises(DBAPIError, match="query_wait_timeout"):
+                    async with engine.connect() as connection:
+                        await _backend(connection)
+            for _ in range(8):
+                async with engine.connect() as connection:
+                    await _backend(connection)
+            assert proxy.connections == 5
 
 
 async def test_a_timeout_of_the_role_holds_through_the_pooler(

@@ -20,6 +20,10 @@ class ReadOnlyError(Exception):
     """Something that reads only was asked to write, or what was read was changed."""
 
 
+class TransactionError(asyncpg.InterfaceError):
+    """What was asked for would not be a part of the session's transaction, or is lost with it."""
+
+
 class Connection(asyncpg.Connection):
     """A connection of asyncpg's."""
 
@@ -62,18 +66,18 @@ class Connection(asyncpg.Connection):
         """Run a statement.
 
         Raises:
-            asyncpg.InFailedSQLTransactionError: a COMMIT that PostgreSQL answered with ROLLBACK. The
-                driver takes that for a success.
+            TransactionError: a COMMIT that stores nothing: PostgreSQL answered it with ROLLBACK, which
+                the driver takes for a success, or there is no transaction.
         """
         if query.startswith("COMMIT") and not (self.is_in_transaction() or self.is_closed()):
-            raise asyncpg.NoActiveSQLTransactionError(
+            raise TransactionError(
                 "nothing to commit: a statement of this session has ended its transaction before"
             )
         if not query.startswith(("BEGIN", "ROLLBACK")):
             self._refuse_outside()
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
-            raise asyncpg.InFailedSQLTransactionError(
+            raise TransactionError(
                 "nothing was stored: a statement of this transaction failed, and its error was caught. "
                 "Let the error out, or run what may fail inside `async with session.begin_nested()`"
             )
@@ -81,7 +85,7 @@ class Connection(asyncpg.Connection):
 
     def _refuse_outside(self) -> None:
         if self.in_session and not self.is_in_transaction() and not self.is_closed():
-            raise asyncpg.NoActiveSQLTransactionError(
+            raise TransactionError(
                 "the session's transaction has not begun, and this would not be a part of it: use the "
                 "driver's connection inside `async with session.begin_nested()`"
             )

@@ -24,25 +24,21 @@ from typing import Any
 import asyncpg
 import structlog
 from sqlalchemy import event
-from sqlalchemy.engine import Dialect, ExceptionContext
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection, PoolResetState
 from sqlalchemy.util import await_only
 
+from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
-from {{ cookiecutter.package_name }}.database.failures import (
-    Failure,
-    classify,
-    report_lost_connections,
-)
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 
-# Seconds. Two wrong passwords in Supavisor's 150 from each process, where ten block everybody.
-_WRONG_LOGIN_PAUSE = 75
+# The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
+_READ_ONLY = "25006"
 
 # Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
 # 1 is several round trips to another continent.
@@ -76,6 +72,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     """
     target = database_url(settings, migrations=migrations)
     connect_args = {
+        "async_creator_fn": Connector(),
         "connection_class": Connection,
         "statement_cache_size": 0,
         "prepared_statement_cache_size": 0,
@@ -97,8 +94,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     engine = create_async_engine(
         target.url.set(drivername=DRIVER), connect_args=connect_args, hide_parameters=True, **pool
     )
-    _pause_after_wrong_login(engine)  # before the one that connects
-    report_lost_connections(engine)
+    _replace_lost_connections(engine)
     _ping_after_idle(engine, settings)
     _synchronise_after_errors(engine)
     _take_back(engine)
@@ -123,30 +119,35 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     )
 
 
-def _pause_after_wrong_login(engine: AsyncEngine) -> None:
-    """Do not connect for a while after the login was refused, and repeat the refusal instead.
+def _replace_lost_connections(engine: AsyncEngine) -> None:
+    """Throw away what can't be used any more, and no more than that.
 
-    Supavisor answers 10 wrong passwords within 150 s by blocking every client of that project from
-    that address for 120 s, those with the right password too.
+    asyncpg leaves a reset or a timeout as a bare `OSError`. Here it becomes an `OperationalError`:
+    whoever catches `SQLAlchemyError` then has every failure of the database, and nothing else.
     """
-    refused: DBAPIError | None = None
-    refused_at = 0.0
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def connect(
-        dialect: Dialect, entry: ConnectionPoolEntry, args: list[Any], kwargs: dict[str, Any]
-    ) -> None:
-        if refused is not None and time.monotonic() - refused_at < _WRONG_LOGIN_PAUSE:
-            raise refused.with_traceback(None)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def failed(context: ExceptionContext) -> None:
-        nonlocal refused, refused_at
-        error = context.sqlalchemy_exception
-        if context.connection is not None or not isinstance(error, DBAPIError):
-            return
-        if classify(error) is Failure.LOGIN:
-            refused, refused_at = error, time.monotonic()
+        error = context.original_exception
+        lost = isinstance(error, OSError)
+        # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction that
+        # SQLAlchemy has forgotten, and every later one on this connection would be a savepoint in it,
+        # acknowledged and never committed.
+        if lost or getattr(error, "sqlstate", None) == _READ_ONLY:
+            context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = _all_broke(error)
+        if lost:
+            raise OperationalError(context.statement, None, error) from error
+
+
+def _all_broke(error: BaseException) -> bool:
+    """Whether the other connections have to go, too.
+
+    After a reset they do, as a rule. A timeout, or what a server or a pooler says, is about one: a
+    pooler that is only busy would get all of them opened anew, the worst that could happen to it. And
+    of a connection that was closed the pool finds out by itself.
+    """
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
 def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
@@ -166,21 +167,16 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
         connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
         if connection.driver_connection.is_closed():  # the server said so while it lay idle
-            raise InvalidatePoolError
+            raise DisconnectionError
         idle_since = entry.info.get("idle_since")  # None: it was opened just now
         if idle_since is None or time.monotonic() - idle_since < settings.database_ping_after_idle:
             return
         try:
             await_only(_answer(connection))
-        except TimeoutError as error:
-            # Perhaps the pooler is only busy: then opening all connections anew would be the worst
-            # that could happen to it. Ended here, or the pool would try to say goodbye for 2 s.
-            connection.driver_connection.terminate()
-            raise DisconnectionError from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            # If one is gone, so are the others as a rule. The pool opens a new connection and
-            # replaces the rest when their turn comes.
-            raise InvalidatePoolError from error
+            # Ended here, or the pool would try to say goodbye for 2 s.
+            connection.driver_connection.terminate()
+            raise (InvalidatePoolError if _all_broke(error) else DisconnectionError) from error
 
 
 def _synchronise_after_errors(engine: AsyncEngine) -> None:

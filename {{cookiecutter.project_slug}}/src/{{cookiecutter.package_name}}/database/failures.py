@@ -7,15 +7,9 @@ and what the network does as a bare `OSError`. So failures are told apart by Pos
 
 import re
 from enum import Enum, auto
-from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.engine import Dialect, ExceptionContext
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 
 class Failure(Enum):
@@ -30,6 +24,9 @@ class Failure(Enum):
     INVALID = auto()
     """The database can't store such a value."""
 
+    FORBIDDEN = auto()
+    """The role, or row-level security, does not allow it."""
+
     LOGIN = auto()
     """The user, the password, the database or the project is wrong: to try again does harm."""
 
@@ -37,45 +34,63 @@ class Failure(Enum):
     """A defect, of this service or of its configuration."""
 
 
-# By SQLSTATE, or its first two characters for a whole class.
+# By SQLSTATE, or by its first two characters for a whole class. What is not here is UNKNOWN: wrong SQL
+# (42), a swallowed error (25P02), what no request's value can cause.
 _BY_SQLSTATE = {
-    "28": Failure.LOGIN,  # wrong password, no such user, not allowed by pg_hba.conf
-    "3D000": Failure.LOGIN,  # no such database
     "08": Failure.UNAVAILABLE,  # connection exception; Supavisor: PostgreSQL itself is down
-    "53": Failure.UNAVAILABLE,  # too many connections, out of memory, disk full
-    "57P": Failure.UNAVAILABLE,  # shutting down, starting up
-    "57014": Failure.UNAVAILABLE,  # cancelled, by a timeout
-    "55P03": Failure.UNAVAILABLE,  # lock not available
-    "40001": Failure.UNAVAILABLE,  # serialization failure
-    "40P01": Failure.UNAVAILABLE,  # deadlock
-    "23505": Failure.CONFLICT,  # unique
-    "23503": Failure.CONFLICT,  # foreign key
-    "23P01": Failure.CONFLICT,  # exclusion
-    "23514": Failure.INVALID,  # check
+    "22": Failure.INVALID,  # a value that the type doesn't have: text, JSON, date, encoding ...
+    "22012": Failure.UNKNOWN,  # division by zero
+    "2200H": Failure.UNKNOWN,  # a sequence has reached its end
+    "23": Failure.CONFLICT,  # unique, foreign key, exclusion, restrict
     "23502": Failure.INVALID,  # not null
-    "22000": Failure.INVALID,  # asyncpg: an argument that doesn't fit its type
-    "22001": Failure.INVALID,  # text too long
-    "22003": Failure.INVALID,  # number out of range
-    "22021": Failure.INVALID,  # a character that the encoding doesn't have, such as NUL
+    "23514": Failure.INVALID,  # check
+    "25006": Failure.UNAVAILABLE,  # read-only: a standby, after a failover
+    "25P03": Failure.UNAVAILABLE,  # idle in a transaction for too long
+    "25P04": Failure.UNAVAILABLE,  # transaction_timeout
+    "28": Failure.LOGIN,  # wrong password, no such user, not allowed by pg_hba.conf
+    "3D": Failure.LOGIN,  # no such database
+    "40": Failure.UNAVAILABLE,  # serialization failure, deadlock, a standby's conflict
+    "42501": Failure.FORBIDDEN,  # insufficient privilege, row-level security
+    "44": Failure.INVALID,  # a view's WITH CHECK OPTION
+    "53": Failure.UNAVAILABLE,  # too many connections, out of memory, disk full
+    "54000": Failure.INVALID,  # too long for an index or a text search
+    "55P03": Failure.UNAVAILABLE,  # lock not available
+    "57": Failure.UNAVAILABLE,  # cancelled, shutting down, starting up
+    "58030": Failure.UNAVAILABLE,  # the disk failed
+    "HV00N": Failure.UNAVAILABLE,  # a foreign server can't be reached
+    "P0001": Failure.INVALID,  # RAISE EXCEPTION: a rule that the database checks
 }
 
-# PgBouncer answers a wrong login with 08P01, a protocol violation.
-_PGBOUNCER_LOGIN = re.compile(
-    r"authentication failed|no such (user|database)|does not exist|unsupported startup"
-)
-
-# Supavisor's own refusals have SQLSTATE XX000 and a code in the text; older ones have the text only.
-_SUPAVISOR_LOGIN = re.compile(
-    r"\((ENOTFOUND|ENOIDENTIFIER|EAUTHQUERY|ECIRCUITBREAKER)\)|Tenant or user not found"
-)
-_SUPAVISOR_IS_FULL = re.compile(r"\((EMAXCONN|EMAXCONNSESSION|ECHECKOUTTIMEOUT)\)")
-
-# Of Supavisor and of PgBouncer.
-_POOLER_WORDS = re.compile(
-    r"\((E[A-Z]+)\)|Tenant or user not found|no more connections allowed|query_wait_timeout"
-    r"|server login has been failing|server conn crashed|authentication failed"
-    r"|no such (user|database)|unsupported startup parameter"
-)
+# The words of poolers, which put nearly all under XX000 (Supavisor) or 08P01 (PgBouncer). The first
+# that fits counts.
+_POOLER_SQLSTATES = ("XX000", "08P01", "08006", "26000", "42P05")
+_POOLERS = {
+    r"\((?:ENOTFOUND|ENOIDENTIFIER|EINVALIDUSERINFO|EMULTIPLEUSERS|EBANNED|EADDRNOTALLOWED"
+    r"|ESSLREQUIRED)\)": Failure.LOGIN,
+    # Two codes that stand for a wrong login with some words, and for an outage with others.
+    r"\(EAUTHQUERY\) (?:user not found|no auth_query|unsupported|MD5"
+    r"|authentication query returned wrong format|failed to parse)": Failure.LOGIN,
+    r"\(ECIRCUITBREAKER\) too many authentication failures": Failure.LOGIN,
+    # A protocol that nobody should speak to them.
+    r"\((?:EMAXPREPARED|EMAXPREPAREDMEM|EPSSIMPLEQUERY|EPREPAREDDUP|EPREPAREDNOTFOUND|ESTARTUPMESSAGE"
+    r"|ESTARTUPPACKETTOOLARGE|EAUTHPROTOCOL|ESSLHANDSHAKE)\)": Failure.UNKNOWN,
+    # All others are full, or moving, or can't reach something. A code that nobody knows yet too: a
+    # pooler that refuses is no defect of this service.
+    r"\(E[A-Z]+\)": Failure.UNAVAILABLE,
+    r"Tenant or user not found": Failure.LOGIN,  # Supavisor, before it had codes
+    # PgBouncer. Its own login at PostgreSQL, which it quotes, comes before its clients'.
+    r"server login": Failure.UNAVAILABLE,
+    r"server conn crashed": Failure.UNAVAILABLE,
+    r"no more connections allowed": Failure.UNAVAILABLE,
+    r"query_wait_timeout": Failure.UNAVAILABLE,
+    r"(?:password|SASL|certificate) authentication failed": Failure.LOGIN,
+    r"no such (?:user|database)": Failure.LOGIN,
+    r"database \"[^\"]*\" does not exist": Failure.LOGIN,
+    r"unsupported startup parameter": Failure.LOGIN,
+    r"SSL required": Failure.LOGIN,
+    # PostgreSQL itself, of a client that counts wrong.
+    r"bind message supplies": Failure.UNKNOWN,
+}
 
 
 def classify(error: SQLAlchemyError) -> Failure:
@@ -83,20 +98,31 @@ def classify(error: SQLAlchemyError) -> Failure:
     if isinstance(error, PoolTimeoutError):
         return Failure.UNAVAILABLE
     if not isinstance(error, DBAPIError):
-        return Failure.UNKNOWN
-    if isinstance(error.orig, OSError) or error.connection_invalidated:
+        # A column's type that can't take the value, and says so before anything is sent.
+        value = isinstance(error, StatementError) and isinstance(
+            error.orig, (ValueError, LookupError, ArithmeticError)
+        )
+        return Failure.INVALID if value else Failure.UNKNOWN
+    if isinstance(error.orig, OSError):
         return Failure.UNAVAILABLE
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    if sqlstate == "08P01" and _PGBOUNCER_LOGIN.search(str(error.orig)):
-        return Failure.LOGIN
-    if sqlstate == "XX000" and _SUPAVISOR_LOGIN.search(str(error.orig)):
-        return Failure.LOGIN
-    if sqlstate == "XX000" and _SUPAVISOR_IS_FULL.search(str(error.orig)):
+    failure = classify_answer(error.driver_exception)
+    if failure is Failure.LOGIN and error.statement is not None:
+        # This login succeeded: what was refused is the pooler's own, at PostgreSQL.
         return Failure.UNAVAILABLE
-    for known in (sqlstate, sqlstate[:3], sqlstate[:2]):
+    if failure is None:
+        return Failure.UNAVAILABLE if error.connection_invalidated else Failure.UNKNOWN
+    return failure
+
+
+def classify_answer(error: BaseException | None) -> Failure | None:
+    """Which kind of failure a server's answer is, by its SQLSTATE and a pooler's words."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    if (found := _pooler(error)) is not None:
+        return found[1]
+    for known in (sqlstate, sqlstate[:2]):
         if known in _BY_SQLSTATE:
             return _BY_SQLSTATE[known]
-    return Failure.UNKNOWN
+    return None
 
 
 def pooler_words(error: BaseException) -> str | None:
@@ -104,38 +130,18 @@ def pooler_words(error: BaseException) -> str | None:
 
     None for an error of anybody else: its text may hold people's data, and these words never do.
     """
-    if getattr(error, "sqlstate", None) not in ("XX000", "08P01"):
+    found = _pooler(error)
+    return found[0] if found else None
+
+
+def _pooler(error: BaseException | None) -> tuple[str, Failure] | None:
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate not in _POOLER_SQLSTATES:
         return None
-    found = _POOLER_WORDS.search(str(error))
-    return found[0].strip("()") if found else None
-
-
-def report_lost_connections(engine: AsyncEngine) -> None:
-    """Make the engine raise `OperationalError` where asyncpg leaves a bare `OSError`.
-
-    A refused connection, a name that can't be resolved, a reset, a timeout: whoever catches
-    `SQLAlchemyError` then has every failure of the database, and nothing else.
-    """
-
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def connect(
-        dialect: Dialect, entry: ConnectionPoolEntry, args: list[Any], kwargs: dict[str, Any]
-    ) -> DBAPIConnection:
-        try:
-            return dialect.connect(*args, **kwargs)
-        except OSError as error:
-            problem = str(error) or f"no answer within {kwargs['timeout']} s"
-            place = f"{kwargs['host']}:{kwargs['port']}"
-            told = ConnectionError(f"can't connect to {place}: {problem}")
-            raise OperationalError(None, None, told) from error
-
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def failed(context: ExceptionContext) -> None:
-        error = context.original_exception
-        if isinstance(error, OSError):
-            # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction
-            # that SQLAlchemy has forgotten, and every later one on this connection would be a
-            # savepoint in it, acknowledged and never committed. Other connections are sound then.
-            context.is_disconnect = True
-            context.invalidate_pool_on_disconnect = not isinstance(error, TimeoutError)
-            raise OperationalError(context.statement, None, error) from error
+    for pattern, failure in _POOLERS.items():
+        if found := re.search(pattern, str(error)):
+            words = re.sub(r"[()]|\"[^\"]*\" ", "", found[0])
+            # Under 08006 and its like, an unknown code is what the SQLSTATE says.
+            known = sqlstate == "XX000" or pattern != r"\(E[A-Z]+\)"
+            return words, failure if known else _BY_SQLSTATE.get(sqlstate[:2], Failure.UNKNOWN)
+    return None

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details (`application/problem+json`)."""
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -7,13 +8,16 @@ import structlog
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
+from fastapi.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Send
 
+from {{ cookiecutter.package_name }}.database.connect import CantConnectError
 from {{ cookiecutter.package_name }}.database.failures import (
     Failure,
     classify,
@@ -134,9 +138,12 @@ async def _invalid(request: Request, error: RequestValidationError) -> ProblemRe
 
 
 def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
-    """Log what a database answered."""
+    """Log what a database answered, or why it did not."""
     # Not the error's text: asyncpg and PostgreSQL put the values of the request into it.
-    cause = getattr(error, "driver_exception", error)
+    cause = getattr(error, "driver_exception", None) or error
+    place = {}
+    if isinstance(cause, CantConnectError):
+        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
     log.warning(
         "database failure",
         failure=failure.name,
@@ -145,14 +152,35 @@ def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
         sqlstate=getattr(cause, "sqlstate", None),
         pooler=pooler_words(cause),
         constraint=getattr(cause, "constraint_name", None),
+        **place,
     )
 
 
-async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse:
+def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
+    """The failure of the database that an error is, holds or was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, SQLAlchemyError):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            found = filter(None, map(_database_error, error.exceptions))
+            return next(found, None)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> ProblemResponse | None:
     failure = classify(error)
+    if isinstance(connection, WebSocket):
+        return await _end(connection, error, failure)
     if failure is Failure.UNKNOWN:
         raise error
     log_failure(error, failure)
+    return _answer(failure)
+
+
+def _answer(failure: Failure) -> ProblemResponse:
     match failure:
         case Failure.UNAVAILABLE:
             return busy()
@@ -162,11 +190,42 @@ async def _database(request: Request, error: SQLAlchemyError) -> ProblemResponse
             return _respond(409, "This contradicts something that is stored.")
         case Failure.INVALID:
             return _respond(422, "The database can't store such a value.")
+        case Failure.FORBIDDEN:
+            return _respond(403, "The database does not allow this.")
+        case Failure.UNKNOWN:
+            return _respond(500)
+
+
+async def _end(
+    websocket: WebSocket, error: SQLAlchemyError, failure: Failure
+) -> ProblemResponse | None:
+    """Close with 1011, or answer as a request is answered if it was not accepted yet."""
+    log_failure(error, failure)
+    if failure is Failure.UNKNOWN:
+        # Raised again, it would come here once more.
+        log.error("Exception in a WebSocket", exc_info=error)
+    early = websocket.application_state is WebSocketState.CONNECTING
+    if early and "websocket.http.response" in websocket.scope.get("extensions", {}):
+        return _answer(failure)
+    with suppress(RuntimeError, WebSocketDisconnect):  # it may be closed already
+        await websocket.close(1011)
+    return None
+
+
+async def _group(connection: HTTPConnection, errors: ExceptionGroup) -> ProblemResponse | None:
+    """What a `TaskGroup` raises: a failure of the database, if it is nothing else."""
+    failures, others = errors.split(SQLAlchemyError)
+    error = _database_error(failures)
+    if error is None or others is not None:
+        raise errors
+    return await _database(connection, error)
 
 
 async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
-    if isinstance(error, DBAPIError):
-        log_failure(error, Failure.UNKNOWN)
+    # A failure too that came after the response had started, in a stream or a background task: then
+    # no other handler is asked, and nothing of this one is sent.
+    if (found := _database_error(error)) is not None:
+        log_failure(found, classify(found))
     # Starlette sends this and raises the error again: the server logs it, with the request's id.
     request_id = correlation_id.get() or ""
     return _respond(500, headers={"X-Request-ID": request_id})
@@ -177,4 +236,5 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(SQLAlchemyError)(_database)
+    app.exception_handler(ExceptionGroup)(_group)
     app.exception_handler(Exception)(_unexpected)

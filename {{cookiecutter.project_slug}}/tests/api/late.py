@@ -1,0 +1,80 @@
+"""The service with routes whose database fails late: `python -m tests.api.late serve ...`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import BackgroundTasks, FastAPI, WebSocket
+from fastapi.responses import StreamingResponse
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from {{ cookiecutter.package_name }} import cli, main
+from {{ cookiecutter.package_name }}.database.session import Sessions
+from {{ cookiecutter.package_name }}.web.dependencies import SessionsDep
+
+# Each has the value in another part of what is said: details, message, asyncpg's own, and with a
+# SQLSTATE of wrong SQL.
+FAILURES = {
+    "unique": "INSERT INTO scratch.late VALUES (:value)",
+    "text": "SELECT CAST(CAST(:value AS text) AS int)",
+    "argument": "SELECT CAST(:value AS int)",
+    "search": "SELECT to_tsquery(CAST(:value AS text) || ' &')",
+}
+VALUE = "marked-secret"
+
+
+async def _fail(sessions: Sessions, failure: str) -> None:
+    async with sessions.begin() as session:
+        for _ in range(2):
+            await session.execute(text(FAILURES[failure]), {"value": VALUE})
+
+
+def create_app() -> FastAPI:
+    app = main.create_app()
+
+    @app.get("/background/{failure}")
+    async def background(failure: str, sessions: SessionsDep, tasks: BackgroundTasks) -> None:
+        tasks.add_task(_fail, sessions, failure)
+
+    @app.get("/stream/{failure}")
+    async def stream(failure: str, sessions: SessionsDep) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            yield "started\n"
+            await _fail(sessions, failure)
+
+        return StreamingResponse(lines())
+
+    @app.get("/group/{failure}")
+    async def group(failure: str, sessions: SessionsDep) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_fail(sessions, failure))
+
+    @app.get("/forgotten/{failure}")
+    async def forgotten(failure: str, sessions: SessionsDep) -> None:
+        task = asyncio.create_task(_fail(sessions, failure))
+        await asyncio.wait([task])
+
+    @app.get("/told/{failure}")
+    async def told(failure: str, sessions: SessionsDep) -> None:
+        try:
+            await _fail(sessions, failure)
+        except SQLAlchemyError as error:
+            logging.getLogger("owner").warning("failed: %s, %r", error, error)
+            raise RuntimeError(f"because of {error}") from error
+
+    @app.websocket("/socket/{failure}")
+    async def socket(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
+        await websocket.accept()
+        await _fail(sessions, failure)
+
+    @app.websocket("/early/{failure}")
+    async def early(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
+        await _fail(sessions, failure)
+
+    return app
+
+
+if __name__ == "__main__":
+    cli.APP = "tests.api.late:create_app"
+    cli.main()
