@@ -64,6 +64,11 @@ class _Session(Session):
     _streams: tuple[Result[Any], ...] = ()
     _waiting: asyncio.Future[None] | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether something that was asked of it is still on its way."""
+        return self._user is not None
+
     def _enter(self, caller: object) -> None:
         if self._ended:
             raise SessionEndedError
@@ -154,10 +159,13 @@ class _Transaction(AbstractAsyncContextManager[AsyncSession]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # In a task of its own: a request that is cancelled in the middle of this must not leave its
-        # connection behind.
         session = cast(_Session, self._session.sync_session)
-        ending = asyncio.create_task(greenlet_spawn(session.end, commit=kind is None))
+        end = greenlet_spawn(session.end, commit=kind is None)
+        if not session.in_use:
+            await end
+            return
+        # What is on its way has a connection, and is waited for even if nobody waits for us.
+        ending = asyncio.create_task(end)
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
