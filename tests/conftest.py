@@ -116,8 +116,9 @@ def run_copied(
 def devstack(service: Project) -> Iterator[dict[str, str]]:
     """A PostgreSQL and a PgBouncer that somebody else runs."""
     process = subprocess.Popen(
-        [service.python, "-m", "devstack"],
+        [service.python, TEMPLATE / "benchmarks" / "servers.py"],
         cwd=service.path,
+        env=environment(PYTHONPATH=str(service.path)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
