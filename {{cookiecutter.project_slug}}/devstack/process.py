@@ -64,6 +64,9 @@ def unprivileged() -> list[str]:
     nobody = pwd.getpwnam("nobody")
     user = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
     rights = [f"--{which}-caps=-all,+dac_override" for which in ("inh", "ambient")]
+    rights.append(
+        "--securebits=+no_setuid_fixup"
+    )  # or access(2), which PostgreSQL asks, ignores it
     return ["setpriv", *user, *rights, "--pdeathsig=keep"]
 
 

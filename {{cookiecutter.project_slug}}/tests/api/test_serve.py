@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,23 +107,12 @@ async def test_a_migration_refuses_a_login_that_the_service_could_not_use(
     assert "DATABASE_URL can't be used:" in output
 
 
-async def test_dev_says_which_port_is_taken() -> None:
-    """Before it starts databases; uvicorn would name no port, after that."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        dev = [*PYTHON, "{{ cookiecutter.package_name }}", "dev", "--port", port]
-        output = await _ended(dev, {})
-    assert f"Can't listen on 127.0.0.1:{port}: Address already in use" in output
-    assert "--port" in output
-    assert "PostgreSQL" not in output
-
-
 async def test_help_does_not_tell_the_password() -> None:
     service = [*PYTHON, "{{ cookiecutter.package_name }}"]
     outputs = await asyncio.gather(
         *(
             _ended([*service, *command, "--help"], {"DATABASE_URL": CLOSED_PORT}, 0)
-            for command in ([], ["serve"], ["migrate"], ["dev"])
+            for command in ([], ["serve"], ["migrate"])
         )
     )
     assert "marked-secret" not in "".join(outputs)
