@@ -254,12 +254,13 @@ def test_nothing_is_left_of_a_killed_test_run(service: Project, tmp_path: Path) 
 
 
 def test_an_interrupt_is_heard_in_the_background(project: Project, tmp_path: Path) -> None:
-    """A shell's `&` in a script has SIGINT and SIGQUIT ignored."""
+    """A shell's `&` in a script has SIGINT and SIGQUIT ignored, by which PgBouncer ends. (After 10 s a
+    guard asks in another way.)"""
     with dev(project, tmp_path / "dev.log", ["sh", "-c", '"$@" & wait', "sh"]) as running:
         family = descendants(running.process.pid)
         [pid] = [pid for pid, command in family.items() if "-m devstack.dev" in command]
         os.kill(pid, signal.SIGINT)
-        wait_until(lambda: not alive_of(family))
+        wait_until(lambda: not alive_of(family), seconds=8)
 
 
 def test_a_second_dev_in_the_same_folder_names_the_first(project: Project, tmp_path: Path) -> None:

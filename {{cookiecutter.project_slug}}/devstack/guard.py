@@ -19,14 +19,13 @@ sys.tracebacklimit = 0  # a program that can't be run is a line for whoever read
 def main() -> int:
     """The command's exit code."""
     stop, folder, *command = sys.argv[1:]
-    guard, orphaned = os.getpid(), threading.Event()
+    orphaned = threading.Event()
 
     def end_with_guard() -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, int(stop))  # PR_SET_PDEATHSIG
-        if os.getppid() != guard:
-            os._exit(1)
 
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a background job has it ignored
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -46,7 +45,7 @@ def main() -> int:
 
     threading.Thread(target=end, daemon=True).start()
     code = process.wait()
-    with suppress(ProcessLookupError):
+    with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)  # what initdb has started
     if orphaned.is_set():
         shutil.rmtree(folder, ignore_errors=True)

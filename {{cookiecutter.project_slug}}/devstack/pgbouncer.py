@@ -87,8 +87,7 @@ def checked(command: list[str], scratch: Path) -> tuple[list[str], tuple[int, ..
     code, output = run([*command, "--version"], scratch)
     version = re.search(r"PgBouncer (\d+)\.(\d+)", output)
     if code != 0 or version is None:
-        problem = f"{command[-1]} can't be used: {complaint(output)}."
-        raise DevstackError(f"{problem} PGBOUNCER_BIN can name another PgBouncer.")
+        raise DevstackError(f"{command[-1]} can't be used: {complaint(output)}. Set PGBOUNCER_BIN.")
     return command, tuple(map(int, version.groups()))
 
 
@@ -130,10 +129,8 @@ def fetch_from_debian(kept: Path, scratch: Path) -> None:
 
 def install() -> str:
     """How a person gets PgBouncer on this system."""
-    for tool, verb in INSTALL.items():
-        if shutil.which(tool):
-            return f"Install it: `{tool} {verb} pgbouncer`."
-    return "Install your system's package."
+    tool = next(filter(shutil.which, INSTALL), "")
+    return f"Install it: `{tool} {INSTALL[tool]} pgbouncer`." if tool else "Install pgbouncer."
 
 
 def complaint(output: str) -> str:

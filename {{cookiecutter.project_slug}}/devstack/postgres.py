@@ -25,15 +25,14 @@ def postgres(data: Path | None = None) -> Iterator[str]:
     settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"]
     if data is None:
         settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-    with TemporaryDirectory() as folder, locked(data) if data else nullcontext() as lock:
-        scratch = Path(folder)
-        home = data.resolve() if data else scratch
-        password = prepare(programs, home, scratch, lock)
+    with TemporaryDirectory() as scratch, locked(data) if data else nullcontext() as lock:
+        home = data.resolve() if data else Path(scratch)
+        password = prepare(programs, home, Path(scratch), lock)
         program = [str(programs / "postgres"), "-D", str(home / "cluster")]
         advice = f"\nIf {home} can't be used any more, delete it: its rows are lost then."
         with server(
             lambda port: [*program, *(f"--{each}" for each in (*settings, f"port={port}"))],
-            scratch / "PostgreSQL",
+            Path(scratch, "PostgreSQL"),
             says='listening on IPv4 address "127.0.0.1", port {port}\\b.*ready to accept',
             stop=signal.SIGINT if data else signal.SIGQUIT,  # without a last write to the disk
             lock=lock,
@@ -120,9 +119,11 @@ def lock(file: IO[str], *, seconds: int) -> bool:
 def unusable(home: Path, error: OSError) -> DevstackError:
     """What to do about a folder that is not ours, or not as we made it."""
     told = f"{error.filename}: {error.strerror}."
-    if home.exists() and isinstance(error, PermissionError):
+    if not home.exists():
+        told += f" The database is to be kept there: make {home.parent} writable."
+    elif isinstance(error, PermissionError):
         yours = f"`chown -R {getpass.getuser()} {home}`"
         told += f" If root has run this before, {yours} as root makes it yours, with its rows."
-    elif home.exists():
+    else:
         told += f" Move {home} away, or delete it: its rows are lost then."
     return DevstackError(told)

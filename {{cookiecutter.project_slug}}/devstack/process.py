@@ -25,8 +25,7 @@ class DevstackError(Exception):
 def guarded(
     command: list[str], log: Path, stop: signal.Signals, lock: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends or this process does. `log` gets its output; if this process
-    is killed, the folder of `log` is deleted."""
+    """Run a command until the block ends, or this process: then its guard deletes the log's folder."""
     foreign = ("PG", "LC_", "LANG")  # PGDATA, PGOPTIONS ... are meant for other servers
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     with log.open("wb") as output:
