@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from conftest import TEMPLATE, Project, bake, environment
+from conftest import TEMPLATE, Project, bake, devstack, environment
 
 
 @dataclass
@@ -215,7 +215,11 @@ def test_killed_at_any_time_it_starts_again(project: Project, tmp_path: Path) ->
     """While it makes the cluster, while the servers start, while it migrates; and all at once, as when
     the machine stops."""
     log = tmp_path / "dev.log"
-    for turn in range(12):
+
+    def nothing_is_left() -> bool:
+        return not any(str(project.path) in command for command in descendants(1).values())
+
+    for turn in range(16):
         with log.open("w") as output:
             process = subprocess.Popen(
                 command(project, "--port", "0"),
@@ -224,16 +228,17 @@ def test_killed_at_any_time_it_starts_again(project: Project, tmp_path: Path) ->
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        time.sleep(0.25 + 0.25 * turn)
+        time.sleep(0.2 + 0.2 * turn)
         family = descendants(process.pid)
         for pid in family if turn % 2 else [process.pid]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         if turn % 3 == 0:  # otherwise the next one has to wait for what is still ending
-            wait_until(lambda family=family: not alive_of(family))
+            wait_until(nothing_is_left)
     with dev(project, log) as running:
         assert running.request("/readyz") == (200, {"status": "ok"})
+    wait_until(nothing_is_left)
     assert not (project.path / ".devstack" / "new").exists()
 
 
@@ -369,6 +374,8 @@ def test_five_first_runs_at_once(service: Project, tmp_path: Path) -> None:
 
 def test_a_proxy_is_not_asked_for_this_machine(service: Project) -> None:
     """`http_proxy` without NO_PROXY, as in a company's network. Nobody listens at this one."""
+    with devstack(service):
+        pass  # PgBouncer is there, for which apt may ask the proxy
     proxies = dict.fromkeys(
         ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1"
     )

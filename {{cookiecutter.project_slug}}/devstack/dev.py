@@ -1,6 +1,7 @@
 """PostgreSQL, PgBouncer, migrations, and the service with reload: `uv run poe dev`."""
 
 import argparse
+import multiprocessing
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ from {{ cookiecutter.package_name }}.main import create_app
 
 import devstack
 from devstack.postgres import locked
+from devstack.process import PARENT
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".devstack"
@@ -26,7 +28,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
     options = parser.parse_args()
-    end_with_parent()
+    end_with(PARENT)
     try:
         check_port(options.host, options.port)  # before the databases are started
         with devstack.postgres(DATA) as url, devstack.pgbouncer(url) as pooler_url:
@@ -72,13 +74,14 @@ def run(host: str, port: int, url: str, pooler_url: str) -> None:
 
 def reloaded_app() -> FastAPI:
     """The application, in the process that uvicorn's reloader starts."""
-    end_with_parent()
+    reloader = multiprocessing.parent_process()
+    assert reloader and reloader.pid
+    end_with(reloader.pid)
     return create_app()
 
 
-def end_with_parent() -> None:
-    """Also when `uv run`, or the reloader, is killed, which would leave this behind with its port."""
-    parent = os.getppid()
+def end_with(parent: int) -> None:
+    """When `uv run`, or the reloader, is killed: it would leave this behind, with the port."""
 
     def watch() -> None:
         while os.getppid() == parent:

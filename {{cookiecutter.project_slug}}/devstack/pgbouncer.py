@@ -103,8 +103,7 @@ def fetch_from_debian(kept: Path, scratch: Path) -> None:
     cache, lists, config = scratch / "cache", scratch / "lists", scratch / "apt.conf"
     for folder in (cache / "archives/partial", lists / "partial"):
         folder.mkdir(parents=True)
-    # User root: apt would complain that its user _apt can't write here. The hooks that a system may
-    # have for `update` expect to run as root on the system's own lists.
+    # Not as apt's user _apt, who can't write here, and without a system's hooks, which expect root.
     config.write_text(f'Dir::Cache "{cache}";\nAPT::Sandbox::User "root";\n#clear APT::Update;\n')
     apt = ["apt-get", f"--config-file={config}", "--option=Debug::NoLocking=1"]
     install_it = ["install", "--download-only", "--no-install-recommends", "--yes", "pgbouncer"]

@@ -56,10 +56,7 @@ def find_postgres() -> Path:
 
 
 def prepare(programs: Path, home: Path, scratch: Path, lock: int | None) -> str:
-    """Make home/cluster unless it is there; the password of its superuser.
-
-    Renamed when complete, so that a run that is killed here leaves nothing that looks like one.
-    """
+    """Make home/cluster unless it is there, complete or not at all; its superuser's password."""
     cluster, new = home / "cluster", home / "new"
     password = cluster / "devstack.password"
     try:
@@ -77,6 +74,8 @@ def prepare(programs: Path, home: Path, scratch: Path, lock: int | None) -> str:
             given.rename(new / "cluster" / password.name)
             (new / "cluster").rename(cluster)
             new.rmdir()
+        # Of a PostgreSQL that was killed, since we have the lock; its pid may be another process by now.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
         return password.read_text()
     except OSError as error:
         raise unusable(home, error) from None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PARENT = os.getppid()  # asked early: who is orphaned later can't know
 TAKEN = "Address already in use"
 GUARD = str(Path(__file__).with_name("guard.py"))
 
@@ -54,8 +55,7 @@ def run(command: list[str], scratch: Path, lock: int | None = None) -> tuple[int
 
 
 def unprivileged() -> list[str]:
-    """What comes before a command. Both servers refuse to run as root, so root runs them as nobody,
-    who may nevertheless read and write everywhere: below /root, for instance."""
+    """Words before a command: root has to run both servers as nobody, but may let it read all files."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
@@ -80,8 +80,7 @@ def server(
     lock: int | None = None,
     advice: str = "",
 ) -> Iterator[int]:
-    """Run the command for a port of 127.0.0.1; the port, once its log `says` that it is ready. (What
-    answers on the port may be another server that took it first.)"""
+    """Run the command for a port; the port, once its log `says` it is ready. Another may answer there."""
     for _ in range(5):
         chosen = port or free_port()
         with guarded([*unprivileged(), *command(chosen)], log, stop, lock) as process:
