@@ -6,7 +6,6 @@ its script and its environment say is compared with what Supavisor documents.
 
 import json
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -288,9 +287,8 @@ PASSWORD = "a-password_of.32~characters-here"
 def found(service: Project, expression: str) -> Any:
     """What devstack knows of this machine's servers."""
     program = (
-        # It ends when its stdin does.
-        "import json, os; os.dup2(os.pipe()[0], 0);"
-        "from devstack import pgbouncer, postgres, process; process.watch();"
+        "import json, pathlib, tempfile; from devstack.pgbouncer import find_pgbouncer;"
+        "from devstack.postgres import find_postgres; from devstack import process;"
         f"print(json.dumps({expression}))"
     )
     result = subprocess.run(
@@ -307,7 +305,7 @@ def found(service: Project, expression: str) -> Any:
 
 def psql(service: Project, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The client of the PostgreSQL that devstack finds."""
-    folder = found(service, "postgres.find().folder")
+    folder = found(service, "str(find_postgres())")
     assert Path(folder, "psql").is_file(), f"{folder} has no psql: install PostgreSQL's client"
     return subprocess.run(
         [f"{folder}/psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", *arguments, url],
@@ -356,11 +354,12 @@ def pooling(
     A `pgbouncer` that stands first on PATH puts this machine's addresses into the configuration,
     and takes out what a PgBouncer before 1.21 does not know, before it starts the real one.
     """
-    command, version, port = found(
+    (command, version), unprivileged, port = found(
         service,
-        "[(it := pgbouncer.find()).command(it.program), it.version, process.free_port()]",
+        "[find_pgbouncer(pathlib.Path(tempfile.mkdtemp())),"
+        " process.unprivileged(), process.free_port()]",
     )
-    old = [int(n) for n in re.findall(r"\d+", version)[:2]] < [1, 21]
+    old = version < [1, 21]
     changes = {
         "host=postgres port=5432": f"host=127.0.0.1 port={urlsplit(database_url).port}",
         "listen_addr = 0.0.0.0": "listen_addr = 127.0.0.1",
@@ -371,20 +370,15 @@ def pooling(
     edits = " ".join(f"-e 's/{before}/{after}/'" for before, after in changes.items())
     lines += [f'sed {edits} "$1" >here.ini', f"exec {' '.join(command)} here.ini"]
 
-    # PgBouncer refuses root, and nobody could not read pytest's own folder.
-    nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name, "log")
         (folder / "pgbouncer").write_text("\n".join(["#!/bin/sh", *lines, ""]))
         (folder / "pgbouncer").chmod(0o755)
         shutil.copyfile(pgbouncer.path / "compose" / "pgbouncer.sh", folder / "pgbouncer.sh")
-        (folder / "pgbouncer.sh").chmod(0o644)
-        if nobody:
-            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         given = compose(pgbouncer, SERVICE_PASSWORD=PASSWORD, POSTGRES_PASSWORD="x", **variables)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["sh", folder / "pgbouncer.sh"],
+                [*unprivileged, "sh", folder / "pgbouncer.sh"],
                 cwd="/",
                 env=environment(
                     **given["services"]["pooler"]["environment"],
@@ -393,9 +387,6 @@ def pooling(
                 ),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=nobody.pw_uid if nobody else None,
-                group=nobody.pw_gid if nobody else None,
-                extra_groups=[] if nobody else None,
             )
         try:
             while "process up" not in log.read_text():

@@ -1,22 +1,24 @@
 """`dev`: everything local with one command, and nothing left of it afterwards."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from conftest import Project, bake, environment
+from conftest import TEMPLATE, Project, bake, devstack, environment
 
 
 @dataclass
@@ -70,16 +72,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+def command(project: Project, *arguments: str) -> list[str]:
+    """`uv run poe dev`, in an environment that is another project's."""
+    return [project.python, "-m", "poethepoet", "dev", *arguments]
+
+
 @contextmanager
-def dev(project: Project, log: Path, *, keep: bool = False) -> Iterator[Dev]:
+def dev(project: Project, log: Path, prefix: Sequence[str] = ()) -> Iterator[Dev]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [project.python, "-m", project.package, "dev", "--port", str(port)],
+            [*prefix, *command(project, "--port", str(port))],
             cwd=project.path,
-            env=environment(PYTHONPATH=str(project.path / "src")),
+            env=variables(project),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -95,10 +102,28 @@ def dev(project: Project, log: Path, *, keep: bool = False) -> Iterator[Dev]:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
-        # Root's PostgreSQL can't keep its data below a folder of root's, and says where it does.
-        elsewhere = re.search(r"data is in (/var/tmp/devstack-\S+)", log.read_text())
-        if elsewhere and not keep:
-            shutil.rmtree(elsewhere[1], ignore_errors=True)
+
+
+def variables(project: Project, **others: str) -> dict[str, str]:
+    path = os.pathsep.join((str(Path(project.python).parent), os.environ["PATH"]))
+    return environment(PYTHONPATH=str(project.path / "src"), PATH=path, **others)
+
+
+def refused(project: Project, *arguments: str, **others: str) -> str:
+    """What `dev` says when it can't start."""
+    result = subprocess.run(
+        command(project, *arguments),
+        cwd=project.path,
+        env=variables(project, **others),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    told = result.stdout + result.stderr
+    assert result.returncode == 1, told
+    assert "Traceback" not in told
+    return told
 
 
 def _answers(running: Dev) -> bool:
@@ -141,7 +166,7 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
     project: Project, tmp_path: Path
 ) -> None:
     log = tmp_path / "dev.log"
-    with dev(project, log, keep=True) as running:
+    with dev(project, log) as running:
         assert running.request("/readyz") == (200, {"status": "ok"})
         assert running.request("/items", {"name": "kept"})[0] == 201
         assert stored_names(project, url_of(log, "PostgreSQL")) == ["kept"]
@@ -154,6 +179,10 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
     assert (project.path / ".gitignore").read_text().count("/.devstack/") == 1
 
 
+def alive_of(family: dict[int, str]) -> list[str]:
+    return [command for pid, command in family.items() if alive(pid)]
+
+
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_running(project: Project, tmp_path: Path, signal_: signal.Signals) -> None:
     with dev(project, tmp_path / "dev.log") as running:
@@ -163,56 +192,194 @@ def test_nothing_is_left_running(project: Project, tmp_path: Path, signal_: sign
         assert "pgbouncer" in told
         running.process.send_signal(signal_)
         running.process.wait(timeout=30)
-        wait_until(lambda: not any(alive(pid) for pid in family))
+        wait_until(lambda: not alive_of(family))
 
 
-def test_nothing_is_left_of_a_killed_test_run(service: Project) -> None:
+@pytest.mark.parametrize("killed", ["uv run", "guard.py"])
+def test_nothing_is_left_if_only_a_part_is_killed(
+    project: Project, tmp_path: Path, killed: str
+) -> None:
+    """What waits for `dev` or for a server can't end it any more."""
+    prefix = ["uv", "run", "--no-sync"] if killed == "uv run" else []
+    with dev(project, tmp_path / "dev.log", prefix) as running:
+        family = descendants(running.process.pid)
+        for pid, command in family.items():
+            if killed in command:
+                os.kill(pid, signal.SIGKILL)
+        ended = family if prefix else {pid: c for pid, c in family.items() if "python" not in c}
+        assert len(ended) > 2
+        wait_until(lambda: not alive_of(ended))
+
+
+def test_killed_at_any_time_it_starts_again(project: Project, tmp_path: Path) -> None:
+    """While it makes the cluster, while the servers start, while it migrates; and all at once, as when
+    the machine stops."""
+    log = tmp_path / "dev.log"
+
+    def nothing_is_left() -> bool:
+        return not any(str(project.path) in command for command in descendants(1).values())
+
+    for turn in range(16):
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command(project, "--port", "0"),
+                cwd=project.path,
+                env=variables(project),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        time.sleep(0.2 + 0.2 * turn)
+        family = descendants(process.pid)
+        for pid in family if turn % 2 else [process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        if turn % 3 == 0:  # otherwise the next one has to wait for what is still ending
+            wait_until(nothing_is_left)
+    with dev(project, log) as running:
+        assert running.request("/readyz") == (200, {"status": "ok"})
+    wait_until(nothing_is_left)
+    assert not (project.path / ".devstack" / "new").exists()
+
+
+def test_nothing_is_left_of_a_killed_test_run(service: Project, tmp_path: Path) -> None:
     tests = subprocess.Popen(
         [service.python, "-m", "pytest", "-p", "no:cacheprovider", "tests/pooler"],
         cwd=service.path,
-        env=environment(),
+        env=environment(TMPDIR=str(tmp_path)),
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_until(lambda: "pgbouncer" in " ".join(descendants(tests.pid).values()))
+    wait_until(lambda: "pgbouncer.ini" in " ".join(descendants(tests.pid).values()))
     family = descendants(tests.pid)
     tests.kill()
     tests.wait()
-    wait_until(lambda: not any(alive(pid) for pid in family))
+    wait_until(lambda: not alive_of(family))
+    wait_until(lambda: not list(tmp_path.glob("tmp*")))
 
 
-def test_a_second_dev_in_the_same_folder_says_so(project: Project, tmp_path: Path) -> None:
-    with dev(project, tmp_path / "dev.log"):
-        second = subprocess.run(
-            [project.python, "-m", project.package, "dev", "--port", "0"],
-            cwd=project.path,
-            env=environment(PYTHONPATH=str(project.path / "src")),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    assert second.returncode == 1
-    assert "is in use by a devstack that is running" in second.stderr
-    assert "Traceback" not in second.stderr
+def test_an_interrupt_is_heard_in_the_background(project: Project, tmp_path: Path) -> None:
+    """A shell's `&` in a script has SIGINT and SIGQUIT ignored, by which PgBouncer ends. (After 10 s a
+    guard asks in another way.)"""
+    with dev(project, tmp_path / "dev.log", ["sh", "-c", '"$@" & wait', "sh"]) as running:
+        family = descendants(running.process.pid)
+        [pid] = [pid for pid, command in family.items() if "-m devstack.dev" in command]
+        os.kill(pid, signal.SIGINT)
+        wait_until(lambda: not alive_of(family), seconds=8)
 
 
-def test_a_port_that_is_taken_is_one_message(project: Project, tmp_path: Path) -> None:
+def test_a_second_dev_in_the_same_folder_names_the_first(project: Project, tmp_path: Path) -> None:
+    """Also on the same port: another port would not help."""
+    with dev(project, tmp_path / "dev.log") as running:
+        for port in ("0", running.base_url.rpartition(":")[2]):
+            told = refused(project, "--port", port)
+            assert f"Process {running.process.pid} uses {project.path}/.devstack already" in told
+            assert "--port" not in told.partition("\n")[2]
+
+
+def test_a_port_that_is_taken_is_one_message(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        second = subprocess.run(
-            [project.python, "-m", project.package, "dev", "--port", str(taken.getsockname()[1])],
-            cwd=project.path,
-            env=environment(PYTHONPATH=str(project.path / "src")),
+        told = refused(project, "--port", str(taken.getsockname()[1]))
+    assert "address already in use" in told.lower()
+    assert "--port" in told.partition("\n")[2]
+
+
+@pytest.mark.parametrize("damage", ["file", "password", "version"])
+def test_a_folder_that_can_not_be_used_is_told(project: Project, damage: str) -> None:
+    data = project.path / ".devstack"
+    if damage == "file":
+        data.write_text("")
+    else:
+        (data / "cluster").mkdir(parents=True)
+    if damage == "version":
+        (data / "cluster" / "PG_VERSION").write_text("9.6\n")
+        (data / "cluster" / "devstack.password").write_text("secret")
+    told = refused(project, "--port", "0")
+    assert str(data) in told
+    assert "delete it: its rows are lost then" in told
+
+
+def test_what_another_user_has_made_is_told(service: Project) -> None:
+    """After one run as root in a user's folder. (Here nobody, or a folder that can't be written to.)"""
+    program = (
+        "import os, sys; from pathlib import Path; from devstack.postgres import locked;"
+        "os.geteuid() or os.seteuid(65534);"
+        "locked(Path(sys.argv[1])).__enter__()"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / ".devstack").mkdir()
+        for folder in (Path(name), Path(name) / ".devstack"):
+            folder.chmod(0o555)
+        result = subprocess.run(
+            [service.python, "-c", program, f"{name}/.devstack"],
+            cwd=service.path,
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
         )
-    assert second.returncode != 0
-    assert "address already in use" in (second.stdout + second.stderr).lower()
-    assert "Traceback" not in second.stderr
+        Path(name).chmod(0o755)
+    assert re.search(rf"Permission denied.*`chown -R \w+ {name}/.devstack` as root", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("apt", "told"),
+    [
+        ("W: Failed to fetch http://d/InRelease  Temporary failure resolving 'd'", "no network"),
+        ("E: Unable to locate package pgbouncer", "Install it: `apt-get install pgbouncer`"),
+    ],
+)
+def test_a_pgbouncer_that_can_not_be_fetched(
+    service: Project, tmp_path: Path, apt: str, told: str
+) -> None:
+    """Without a network it is no use to install the package."""
+    program = (
+        "import sys; from pathlib import Path; from devstack.pgbouncer import find_pgbouncer;"
+        "sys.modules['devstack.pgbouncer'].USUAL_PLACES = (); sys.prefix = sys.argv[1];"
+        "find_pgbouncer(Path(sys.argv[1]))"
+    )
+    (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "{apt}"\nexit 100\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    result = subprocess.run(
+        [service.python, "-c", program, tmp_path],
+        cwd=service.path,
+        env=environment(PATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told in result.stderr
+    assert ("nstall" in result.stderr.rpartition("DevstackError")[2]) == told.startswith("Install")
+
+
+def test_five_first_runs_at_once(service: Project, tmp_path: Path) -> None:
+    """Each fetches PgBouncer, and one of them keeps it."""
+    shutil.copytree(service.path, tmp_path / "copy", ignore=shutil.ignore_patterns(".venv"))
+    copy = Project(tmp_path / "copy", service.package)
+    copy.check("python", "--version")
+    runs = [
+        subprocess.Popen(
+            [copy.python, TEMPLATE / "benchmarks" / "servers.py"],
+            env=environment(PYTHONPATH=str(copy.path)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(5)
+    ]
+    told = [run.communicate("")[0] for run in runs]
+    assert all("pooler_url" in each for each in told), told
+
+
+def test_a_proxy_is_not_asked_for_this_machine(service: Project) -> None:
+    """`http_proxy` without NO_PROXY, as in a company's network. Nobody listens at this one."""
+    with devstack(service):
+        pass  # PgBouncer is there, for which apt may ask the proxy
+    proxies = dict.fromkeys(
+        ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1"
+    )
+    service.check("pytest", "-q", "tests/api/test_serve.py", NO_PROXY="", no_proxy="", **proxies)
 
 
 def test_two_projects_at_once(service: Project, project: Project, tmp_path: Path) -> None:

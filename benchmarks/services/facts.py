@@ -2,15 +2,23 @@
 
 import json
 import platform
+import re
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from devstack import pgbouncer, postgres
-from devstack.process import watch
+from devstack.pgbouncer import find_pgbouncer
+from devstack.postgres import find_postgres
 
 PACKAGES = ("fastapi", "starlette", "pydantic", "sqlalchemy", "asyncpg", "uvicorn", "uvloop")
 
 if __name__ == "__main__":
-    watch()  # their programs are run, which devstack does only when it can be interrupted
-    servers = {"postgresql": postgres.find().version, "pgbouncer": pgbouncer.find().version}
+    with TemporaryDirectory() as scratch:
+        pgbouncer, _ = find_pgbouncer(Path(scratch))
+    servers = {"postgresql": [str(find_postgres() / "postgres")], "pgbouncer": pgbouncer}
+    for name, command in servers.items():
+        told = subprocess.check_output([*command, "--version"], text=True)
+        servers[name] = re.search(r"\d+\.[\d.]+", told)[0]
     packages = {name: version(name) for name in PACKAGES}
     print(json.dumps({"python": platform.python_version(), **packages, **servers}))

@@ -1,230 +1,138 @@
 """Find PgBouncer, write its configuration, run it on loopback."""
 
 import os
-import platform
 import re
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from devstack.binaries import Binaries, first, install_command, not_set, with_version
-from devstack.process import (
-    DevstackError,
-    cache_folder,
-    end,
-    free_port,
-    last_line,
-    only_one,
-    pause,
-    private_file,
-    remove,
-    run,
-    say,
-    spawn,
-    tail,
-)
+from devstack.process import DevstackError, run, server
 
 USUAL_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
-
-
-def find() -> Binaries:
-    """The first PgBouncer that runs: PGBOUNCER_BIN, this machine's, a Debian package."""
-    if wanted := os.environ.get("PGBOUNCER_BIN"):
-        try:
-            return check(Path(wanted).absolute())
-        except DevstackError as error:
-            raise DevstackError(
-                f"PGBOUNCER_BIN={wanted}: {error}.\nSet it to a pgbouncer program, or unset it."
-            ) from None
-    install = install_command("pgbouncer")
-    return first(
-        "PgBouncer",
-        [
-            ("PGBOUNCER_BIN", "set it to a pgbouncer program", not_set),
-            ("this machine", install, from_machine),
-            ("Debian's package, unpacked into a cache folder", install, from_debian),
-        ],
-    )
-
-
-def check(program: Path, libraries: str = "") -> Binaries:
-    """How to call this program, if it can be used."""
-    if not program.is_file():
-        raise DevstackError("there is no such file")
-    return with_version(Binaries(str(program.parent), program.name, libraries))
-
-
-def from_machine() -> Binaries:
-    """The one on PATH, or where packages put it, which is not always on PATH."""
-    path = shutil.which("pgbouncer", path=os.pathsep.join((*os.get_exec_path(), *USUAL_PLACES)))
-    if path is None:
-        raise DevstackError("not on PATH or in the usual places")
-    try:
-        return check(Path(path))
-    except DevstackError as error:
-        raise DevstackError(f"{path}: {error}") from None
-
-
-def from_debian() -> Binaries:
-    """Fetch Debian's or Ubuntu's own package and unpack it: no root, nothing is installed."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise DevstackError("this is no Debian or Ubuntu")
-    system = platform.freedesktop_os_release()
-    # A home folder may be shared by machines whose libraries differ.
-    name = "-".join(
-        ("pgbouncer", system.get("ID", ""), system.get("VERSION_ID", ""), platform.machine())
-    )
-    place = cache_folder() / name
-    with suppress(DevstackError):
-        return unpacked(place)
-    with only_one(name) as folder:
-        with suppress(DevstackError):
-            return unpacked(place)  # another process has just fetched it
-        say(f"fetching PgBouncer's package into {place}")
-        root = fetch(folder)
-        unpacked(root)
-        remove(place)
-        root.rename(place)
-    return unpacked(place)
-
-
-def unpacked(root: Path) -> Binaries:
-    """The PgBouncer in an unpacked package, with the libraries unpacked beside it."""
-    libraries = sorted({str(path.parent) for path in root.rglob("*.so*")})
-    return check(root / "usr/sbin/pgbouncer", ":".join(libraries))
-
-
-def fetch(folder: Path) -> Path:
-    """Download and unpack pgbouncer and those of its libraries that are not installed."""
-    lists, root = folder / "apt", folder / "root"
-    for part in (lists / "lists/partial", lists / "cache/archives/partial", root):
-        part.mkdir(parents=True)
-    # User root: apt would complain that its user _apt can't write here. The hooks that a system
-    # may have for `update` expect to run as root on the system's own lists.
-    config, own = folder / "apt.conf", folder / "apt-own.conf"
-    config.write_text('APT::Sandbox::User "root";\n')
-    own.write_text(
-        'APT::Sandbox::User "root";\n#clear APT::Update;\n'
-        f'Dir::State::lists "{lists}/lists/";\nDir::Cache "{lists}/cache/";\n'
-    )
-    code, _ = apt(folder, config, "download", "pgbouncer")
-    if code != 0:  # no lists on this machine, as in a container, or old ones
-        config = own
-        apt(folder, config, "update")
-    wanted, seen = ["pgbouncer"], {"pgbouncer"}
-    while wanted:
-        package = wanted.pop()
-        code, output = apt(folder, config, "download", package)
-        if code != 0:
-            raise DevstackError(f"`apt-get download {package}` failed: {last_line(output)}")
-        [archive] = folder.glob("*.deb")
-        unpack(archive, "--extract", str(root))
-        for dependency in unpack(archive, "--field", "Depends").split(","):
-            names = re.findall(r"(?:^|\|)\s*([a-z0-9.+-]+)", dependency.strip())
-            libraries = [name for name in names if name.startswith("lib")]
-            if libraries and seen.isdisjoint(names) and not any(map(installed, names)):
-                wanted.append(libraries[0])
-            seen.update(libraries)
-        archive.unlink()
-    return root
-
-
-def unpack(archive: Path, action: str, argument: str) -> str:
-    """What dpkg-deb has to say about a package."""
-    command = ["dpkg-deb", action, str(archive), argument]
-    code, output = run(command, timeout=60, drop=False)
-    if code != 0:
-        raise DevstackError(f"`dpkg-deb {action}` failed: {last_line(output)}")
-    return output
-
-
-def apt(folder: Path, config: Path, *arguments: str) -> tuple[int, str]:
-    """apt-get, with what it downloads put into `folder`."""
-    command = ["apt-get", f"--config-file={config}", "--quiet", *arguments]
-    # 300 s: the lists of a full Debian are 10 MB, Ubuntu's 40 MB.
-    return run(command, timeout=300, drop=False, cwd=folder)
-
-
-def installed(package: str) -> bool:
-    """Has this machine the package already?"""
-    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
-    code, output = run(query, timeout=10, drop=False)
-    return code == 0 and output.startswith("installed")
-
-
-def configuration(
-    binaries: Binaries, database_url: str, auth_file: Path, given: Mapping[str, str]
-) -> tuple[str, str, dict[str, str]]:
-    """The database line, the line of the auth file, and the settings of pgbouncer.ini."""
-    url = urlsplit(database_url)
-    user, password = unquote(url.username or ""), unquote(url.password or "")
-    database = f"* = host={url.hostname} port={url.port or 5432}"
-    # The password in clear: PgBouncer logs in to the server with it.
-    quoted = [f'"{word.replace(chr(34), chr(34) * 2)}"' for word in (user, password)]
-    settings = {
-        "listen_addr": "127.0.0.1",
-        "unix_socket_dir": "",
-        "auth_type": "scram-sha-256",
-        "auth_file": str(auth_file),
-        "admin_users": user,
-        "pool_mode": "transaction",
-        "default_pool_size": "20",
-        "max_client_conn": "500",  # of the 1024 files that a shell usually allows
-        "log_connections": "0",
-        "log_disconnections": "0",
-    }
-    # From 1.24 on the default is 200, which hides what a pooler that tracks no prepared statements
-    # does to a client that uses them. Before 1.21 the key is unknown, and PgBouncer would exit.
-    if [int(n) for n in re.findall(r"\d+", binaries.version)[:2]] >= [1, 21]:
-        settings["max_prepared_statements"] = "0"
-    return database, " ".join(quoted) + "\n", {**settings, **given}
+INSTALL = {"apt-get": "install", "dnf": "install", "brew": "install", "apk": "add", "pacman": "-S"}
 
 
 @contextmanager
-def server(
-    binaries: Binaries, home: Path, database_url: str, given: Mapping[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """PgBouncer on a free port of 127.0.0.1 in front of a database: its process and port."""
-    log, ini, users = home / "pgbouncer.log", home / "pgbouncer.ini", home / "userlist.txt"
-    database, user, settings = configuration(binaries, database_url, users, given)
-    private_file(users, user)
-    for attempt in range(5):
-        if attempt:
-            pause(0.2)
-        port = int(given.get("listen_port") or free_port())
-        settings["listen_port"] = str(port)
-        lines = [f"{key} = {value}" for key, value in settings.items()]
-        ini.unlink(missing_ok=True)
-        private_file(ini, "\n".join(("[databases]", database, "", "[pgbouncer]", *lines, "")))
-        command = binaries.command(binaries.program, str(ini))
-        with log.open("wb") as output:
-            process = spawn(command, output, on_death=signal.SIGQUIT)
-        try:
-            if ready(process, log, port):
-                yield process, port
-                return
-        finally:
-            # SIGQUIT: at once. SIGTERM would wait for the clients to leave.
-            end(process, (signal.SIGQUIT, 3))
-        if not re.search(r"in use|nowhere to listen|process up", log.read_text(errors="replace")):
-            break
-    raise DevstackError(f"PgBouncer did not start; the end of its log:\n{tail(log)}")
+def pgbouncer(url: str, **settings: object) -> Iterator[str]:
+    """PgBouncer in transaction mode, on a port of 127.0.0.1, before the PostgreSQL at `url`; the same
+    URL through it. `settings` are those of pgbouncer.ini."""
+    target = urlsplit(url)
+    if not (target.hostname and target.username and target.password):
+        raise DevstackError("PgBouncer needs a URL like postgresql://USER:PASSWORD@HOST:PORT/NAME.")
+    user, password = unquote(target.username), unquote(target.password)
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        command, version = find_pgbouncer(scratch)
+        ini, users = scratch / "pgbouncer.ini", scratch / "userlist.txt"
+        # The password in clear: PgBouncer logs in to the server with it.
+        users.write_text(" ".join('"' + each.replace('"', '""') + '"' for each in (user, password)))
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
+            "admin_users": user,
+            "pool_mode": "transaction",
+            "default_pool_size": 20,
+            "max_client_conn": 500,  # of the 1024 files that a shell usually allows
+            "log_connections": 0,
+            "log_disconnections": 0,
+            # From 1.24 on the default is 200, which hides what a pooler that tracks no prepared
+            # statements does to a client that uses them. 1.20 and older end at the unknown key.
+            **({"max_prepared_statements": 0} if version >= (1, 21) else {}),
+            **settings,
+        }
+
+        def configured(port: int) -> list[str]:
+            lines = ["[databases]", f"* = host={target.hostname} port={target.port or 5432}"]
+            lines += ["[pgbouncer]", *(f"{k} = {v}" for k, v in settings.items())]
+            ini.write_text("\n".join((*lines, f"listen_port = {port}", "")))
+            return [*command, str(ini)]
+
+        with server(
+            configured,
+            scratch / "PgBouncer",
+            says="listening on 127.0.0.1:{port}\\b.*process up",
+            stop=signal.SIGQUIT,  # at once; SIGTERM would wait for the clients to leave
+            port=int(str(settings.pop("listen_port", 0))),
+        ) as port:
+            netloc = f"{target.netloc.rpartition('@')[0]}@127.0.0.1:{port}"
+            # Without its query: what it may say of TLS is meant for the other server.
+            yield urlunsplit(target._replace(netloc=netloc, query=""))
 
 
-def ready(process: subprocess.Popen[bytes], log: Path, port: int) -> bool:
-    """Wait for PgBouncer's own word that it listens on our port.
+def find_pgbouncer(scratch: Path) -> tuple[list[str], tuple[int, ...]]:
+    """The command and version of PGBOUNCER_BIN, or this machine's, or Debian's package."""
+    places = os.pathsep.join((*os.get_exec_path(), *USUAL_PLACES))
+    if found := os.environ.get("PGBOUNCER_BIN") or shutil.which("pgbouncer", path=places):
+        return checked([str(Path(found).absolute())], scratch)
+    if shutil.which("apt-get") is None:
+        raise DevstackError(f"No PgBouncer found. {install()}")
+    kept = Path(sys.prefix, "pgbouncer")  # it goes when the environment goes
+    if kept.exists():
+        with suppress(DevstackError):
+            return checked(unpacked(kept), scratch)
+        shutil.rmtree(kept)
+    fetch_from_debian(kept, scratch)
+    return checked(unpacked(kept), scratch)
 
-    Whatever answers on the port may be another server that took it first.
-    """
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        text = log.read_text(errors="replace")
-        if "process up" in text:  # the last line of its start
-            return re.search(rf"listening on \S+:{port}\b", text) is not None
-        pause(0.02)
-    return False
+
+def checked(command: list[str], scratch: Path) -> tuple[list[str], tuple[int, ...]]:
+    """The command with its version, which it has to tell itself: so it does run."""
+    code, output = run([*command, "--version"], scratch)
+    version = re.search(r"PgBouncer (\d+)\.(\d+)", output)
+    if code != 0 or version is None:
+        raise DevstackError(f"{command[-1]} can't be used: {complaint(output)}. Set PGBOUNCER_BIN.")
+    return command, tuple(map(int, version.groups()))
+
+
+def unpacked(root: Path) -> list[str]:
+    """The command of an unpacked package, with the libraries unpacked beside it."""
+    libraries = ":".join(sorted({str(path.parent) for path in root.rglob("lib*.so.*")}))
+    return ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", str(root / "usr/sbin/pgbouncer")]
+
+
+def fetch_from_debian(kept: Path, scratch: Path) -> None:
+    """Unpack Debian's or Ubuntu's package and what it needs: that takes no root, installs nothing."""
+    print("Fetching PgBouncer's package ...", file=sys.stderr, flush=True)
+    cache, lists, config = scratch / "cache", scratch / "lists", scratch / "apt.conf"
+    for folder in (cache / "archives/partial", lists / "partial"):
+        folder.mkdir(parents=True)
+    # Not as apt's user _apt, who can't write here, and without a system's hooks, which expect root.
+    config.write_text(f'Dir::Cache "{cache}";\nAPT::Sandbox::User "root";\n#clear APT::Update;\n')
+    apt = ["apt-get", f"--config-file={config}", "--option=Debug::NoLocking=1"]
+    install_it = ["install", "--download-only", "--no-install-recommends", "--yes", "pgbouncer"]
+    code, told = run([*apt, *install_it], scratch)
+    if code != 0:  # no lists on this machine, as in a container, or old ones
+        apt.append(f"--option=Dir::State::lists={lists}")
+        told = run([*apt, "update"], scratch)[1]
+        code, output = run([*apt, *install_it], scratch)
+        told += f"\n{output}"
+    if code != 0:
+        no_network = re.search(r"resolv|onnect|timed out|unreachable", told)
+        cure = "There is no network to fetch it: try again with one." if no_network else install()
+        raise DevstackError(f"No PgBouncer found. {cure} apt-get says: {complaint(told)}")
+    # Renamed when complete: several may do this at once.
+    with TemporaryDirectory(dir=sys.prefix) as unfinished:
+        root = Path(unfinished, "root")
+        for archive in cache.glob("archives/*.deb"):
+            run(["dpkg-deb", "--extract", str(archive), str(root)], scratch)
+        with suppress(OSError):  # another was faster
+            root.rename(kept)
+
+
+def install() -> str:
+    """How a person gets PgBouncer on this system."""
+    tool = next(filter(shutil.which, INSTALL), "")
+    return f"Install it: `{tool} {INSTALL[tool]} pgbouncer`." if tool else "Install pgbouncer."
+
+
+def complaint(output: str) -> str:
+    """The line that most likely says what was wrong: apt's first, or else the last."""
+    lines = re.findall(r"^[EW]: (.+)", output, re.MULTILINE) or [output.rpartition("\n")[2]]
+    return lines[0].strip() or "no output"

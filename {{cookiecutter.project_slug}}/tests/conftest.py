@@ -37,7 +37,7 @@ from tests.support import ROOT, Database, connect, make_engine, running
 
 # The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
 # that reuses the last one hides a broken configuration from a lone client.
-STRICT_POOLER = ("--set", "server_round_robin=1", "--set", "default_pool_size=3")
+STRICT_POOLER = {"server_round_robin": 1, "default_pool_size": 3}
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,12 @@ def _find_servers(config: pytest.Config) -> Servers:
         pytest.exit("TEST_POOLER_URL needs TEST_DATABASE_URL, the same database without it", 1)
     stack = ExitStack()
     config.add_cleanup(stack.close)
-    before = ("--pooler-for", "TEST_DATABASE_URL") if database_url else ()
     try:
-        servers = stack.enter_context(devstack.running(*STRICT_POOLER, *before))
+        url = database_url or stack.enter_context(devstack.postgres())
+        pooler_url = stack.enter_context(devstack.pgbouncer(url, **STRICT_POOLER))
     except devstack.DevstackError as error:
-        pytest.exit(str(error), 1)
-    return Servers(
-        database_url or servers.database_url, servers.pooler_url, ours=database_url is None
-    )
+        pytest.exit(f"{error}\nOr set TEST_DATABASE_URL and TEST_POOLER_URL.", 1)
+    return Servers(url, pooler_url, ours=database_url is None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -111,6 +109,8 @@ def _own_environment() -> Iterator[None]:
         patch.setitem(Settings.model_config, "env_file", None)
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
+        for name in ("NO_PROXY", "no_proxy"):  # a company's proxy can't reach this machine
+            patch.setenv(name, "127.0.0.1", prepend=",")
         yield
 
 

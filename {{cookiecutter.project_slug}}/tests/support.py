@@ -22,7 +22,7 @@ from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
 
-from devstack.process import free_port
+from devstack import free_port
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,27 +4,19 @@ Each imports what it needs by itself: nobody waits for FastAPI to read a `--help
 """
 
 import asyncio
-import json
 import logging
-import multiprocessing
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from socket import AF_INET, AF_INET6
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -57,14 +49,11 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
-
 
 @main.command()
 def serve(
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(help="Processes, each with a pool.", min=1)] = 1,
 ) -> None:
     """Run the service."""
@@ -173,79 +162,6 @@ def migrate(
         if isinstance(error, DBAPIError) and classify(error) is Failure.INVALID:
             told = told_of(error)  # a row that does not suit: the server quotes it
         raise SystemExit(f"The migration failed: {told}") from None
-
-
-@main.command()
-def dev(host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Run everything here: PostgreSQL, PgBouncer, migrations, and the service with reload."""
-    import uvicorn
-
-    try:  # before the databases are started
-        socket.create_server((host, port), family=AF_INET6 if ":" in host else AF_INET).close()
-    except OSError as error:
-        raise SystemExit(
-            f"Can't listen on {host}:{port}: {error.strerror}. Choose another with --port."
-        ) from None
-    with _devstack() as stack:
-        os.environ["DATABASE_URL"] = stack["pooler_url"] + "?sslmode=disable"
-        os.environ["DATABASE_MIGRATION_URL"] = stack["database_url"] + "?sslmode=disable"
-        os.environ.setdefault("LOG_FORMAT", "console")
-        migrate()
-        print(f"PostgreSQL: {stack['database_url']}\nPgBouncer:  {stack['pooler_url']}")
-        print("For `migrate` and `alembic` in another terminal, until this ends:")
-        # Both variables: with one alone the other would still be .env's, production's perhaps.
-        for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
-            print(f"  export {variable}='{stack['database_url']}?sslmode=disable'", flush=True)
-        uvicorn.run(
-            "{{ cookiecutter.package_name }}.cli:reloaded_app",
-            factory=True,
-            host=host,
-            port=port,
-            reload=True,
-            reload_dirs=[str(_project() / "src")],
-            log_config=None,
-        )
-
-
-def reloaded_app() -> "FastAPI":
-    """The application in the process that uvicorn's reloader starts, and would leave behind, still
-    holding the port, when `dev` is killed."""
-    from {{ cookiecutter.package_name }}.main import create_app
-
-    dev = multiprocessing.parent_process()
-    assert dev is not None
-
-    def end_with_it() -> None:
-        dev.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_it, daemon=True).start()
-    return create_app()
-
-
-@contextmanager
-def _devstack() -> Iterator[dict[str, str]]:
-    """Run `python -m devstack` for as long as the context lasts. It ends when its stdin closes,
-    so it ends too when this process is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "devstack", "--data", ".devstack"],
-        cwd=_project(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(process.wait())  # it has said why
-            yield json.loads(line)
-        finally:
-            process.stdin.close()
-            process.wait()
 
 
 def _project() -> Path:

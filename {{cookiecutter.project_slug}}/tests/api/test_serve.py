@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -130,17 +129,6 @@ async def test_a_migration_says_that_it_could_not_try_the_services_login(
     assert "DATABASE_URL could not be tried" in output
 
 
-async def test_dev_says_which_port_is_taken() -> None:
-    """Before it starts databases; uvicorn would name no port, after that."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        dev = [*PYTHON, "{{ cookiecutter.package_name }}", "dev", "--port", port]
-        output = await _ended(dev, {})
-    assert f"Can't listen on 127.0.0.1:{port}: Address already in use" in output
-    assert "--port" in output
-    assert "PostgreSQL" not in output
-
-
 def test_help_is_there_at_once() -> None:
     """Whatever a command needs is imported when it runs: this takes a second otherwise."""
     program = "import sys, {{ cookiecutter.package_name }}.cli; print(*sys.modules)"
@@ -171,7 +159,7 @@ async def test_help_does_not_tell_the_password() -> None:
     outputs = await asyncio.gather(
         *(
             _ended([*service, *command, "--help"], {"DATABASE_URL": CLOSED_PORT}, 0)
-            for command in ([], ["serve"], ["migrate"], ["dev"])
+            for command in ([], ["serve"], ["migrate"])
         )
     )
     assert "marked-secret" not in "".join(outputs)

@@ -1,7 +1,7 @@
 """A PostgreSQL and a pooler to stop and to start again at the same address."""
 
 import asyncio
-import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 import devstack
-from devstack.process import free_port, temporary_folder
 from tests.pooler.proxy import Proxy, counted
 from tests.support import connect
 
@@ -33,16 +32,15 @@ class Servers:
         self._data = data
         self._proxy = proxy
         self._proxy_url = make_url(proxy_url)
-        self._pooler_port = free_port()
+        self._pooler_port = devstack.free_port()
         self._postgres = ExitStack()
         self._pooler = ExitStack()
 
     async def start_postgres(self) -> None:
-        # --data: it then loses nothing in a crash, unlike a cluster made for tests.
-        running = devstack.running("--data", str(self._data))
-        stack = await asyncio.to_thread(self._postgres.enter_context, running)
-        self.database_url = stack.database_url
-        target = make_url(stack.database_url)
+        # With a folder it loses nothing in a crash, unlike a cluster made for tests.
+        running = devstack.postgres(self._data)
+        self.database_url = await asyncio.to_thread(self._postgres.enter_context, running)
+        target = make_url(self.database_url)
         self._proxy_url = target.set(port=self._proxy_url.port)
         self._proxy.server = "127.0.0.1", target.port or 0
 
@@ -50,13 +48,10 @@ class Servers:
         await asyncio.to_thread(self._postgres.close)
 
     async def start_pooler(self) -> None:
-        os.environ["PROXY_URL"] = self._proxy_url.render_as_string(hide_password=False)
+        url = self._proxy_url.render_as_string(hide_password=False)
         # server_login_retry: seconds until it asks PostgreSQL again that was down; 15 by default.
-        options = (f"listen_port={self._pooler_port}", "server_login_retry=1")
-        arguments = [word for option in options for word in ("--set", option)]
-        running = devstack.running("--pooler-for", "PROXY_URL", *arguments)
-        stack = await asyncio.to_thread(self._pooler.enter_context, running)
-        self.pooler_url = stack.pooler_url
+        running = devstack.pgbouncer(url, listen_port=self._pooler_port, server_login_retry=1)
+        self.pooler_url = await asyncio.to_thread(self._pooler.enter_context, running)
 
     async def stop_pooler(self) -> None:
         await asyncio.to_thread(self._pooler.close)
@@ -70,9 +65,9 @@ class Servers:
 @asynccontextmanager
 async def open_servers() -> AsyncIterator[Servers]:
     """Start both, with an empty ledger."""
-    with temporary_folder() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         async with counted("postgresql://127.0.0.1:1/") as (proxy, proxy_url):
-            servers = Servers(folder / "data", proxy, proxy_url)
+            servers = Servers(Path(folder, "data"), proxy, proxy_url)
             try:
                 await servers.start_postgres()
                 async with connect(servers.database_url) as direct:

@@ -24,10 +24,8 @@ async def things(database: Database) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def one_backend(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def one_backend(database: Database) -> Iterator[str]:
     """The URL of the same database through a pooler that has one backend only."""
-    monkeypatch.setenv("ONE_BACKEND", database.url)
     # 5 s: the default of 120 is how long a client would wait for a backend that is kept from it.
-    limits = ("--set", "default_pool_size=1", "--set", "query_wait_timeout=5")
-    with devstack.running("--pooler-for", "ONE_BACKEND", *limits) as stack:
-        yield stack.pooler_url
+    with devstack.pgbouncer(database.url, default_pool_size=1, query_wait_timeout=5) as url:
+        yield url

@@ -211,14 +211,10 @@ async def test_a_server_that_is_full(
             await direct.execute(f"DROP ROLE {role['username']}")
 
 
-async def test_a_pooler_that_is_full(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FULL", database.url)
-    arguments = ("--pooler-for", "FULL", "--set", "max_client_conn=1")
-    with devstack.running(*arguments) as stack:
-        async with connect(stack.pooler_url):
-            failure = await _connecting(settings, database, stack.pooler_url)
+async def test_a_pooler_that_is_full(settings: Settings, database: Database) -> None:
+    with devstack.pgbouncer(database.url, max_client_conn=1) as url:
+        async with connect(url):
+            failure = await _connecting(settings, database, url)
     assert failure is Failure.UNAVAILABLE
 
 

@@ -197,20 +197,18 @@ async def test_a_ping_that_timed_out_costs_one_connection(
 
 
 async def test_a_refusal_of_a_busy_pooler_costs_one_connection(
-    database: Database, configured: Configured, monkeypatch: pytest.MonkeyPatch
+    database: Database, configured: Configured
 ) -> None:
     """Which closes the connection, as Supavisor does too after 60 s."""
-    monkeypatch.setenv("BUSY", database.url)
-    limits = ("--set", "default_pool_size=1", "--set", "query_wait_timeout=1")
-    with devstack.running("--pooler-for", "BUSY", *limits) as stack:
+    with devstack.pgbouncer(database.url, default_pool_size=1, query_wait_timeout=1) as busy:
         async with (
-            counted(f"{stack.pooler_url}?sslmode=disable") as (proxy, url),
+            counted(f"{busy}?sslmode=disable") as (proxy, url),
             configured(DATABASE_URL=url, DATABASE_POOL_SIZE=4) as engine,
         ):
             async with AsyncExitStack() as all_four:
                 for _ in range(4):
                     await all_four.enter_async_context(engine.connect())
-            async with connect(stack.pooler_url) as other, other.transaction():
+            async with connect(busy) as other, other.transaction():
                 await other.execute("SELECT 1")
                 with pytest.raises(DBAPIError, match="query_wait_timeout"):
                     async with engine.connect() as connection:

@@ -15,6 +15,7 @@ from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
+from tests.conftest import Servers
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class Pooler:
 
 
 @contextmanager
-def _pooler(name: str) -> Iterator[Pooler]:
+def _pooler(servers: Servers, name: str) -> Iterator[Pooler]:
     """A PgBouncer that takes TLS only, with a certificate for `name`, and a unix socket."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        folder.chmod(0o777)  # as root, PgBouncer runs as somebody else
         ca = trustme.CA()
         certificate = ca.issue_cert(name)
         ca.cert_pem.write_to_path(folder / "ca.pem")
@@ -43,22 +43,21 @@ def _pooler(name: str) -> Iterator[Pooler]:
             "client_tls_cert_file": folder / "server.pem",
             "unix_socket_dir": folder,
         }
-        arguments = [a for name, value in options.items() for a in ("--set", f"{name}={value}")]
-        with devstack.running(*arguments) as stack:
-            yield Pooler(stack.pooler_url, folder / "ca.pem", folder / "other-ca.pem", folder)
+        with devstack.pgbouncer(servers.database_url, **options) as url:
+            yield Pooler(url, folder / "ca.pem", folder / "other-ca.pem", folder)
 
 
 @pytest.fixture(scope="module")
-def pooler() -> Iterator[Pooler]:
+def pooler(servers: Servers) -> Iterator[Pooler]:
     """One whose certificate is for the address it listens on."""
-    with _pooler("127.0.0.1") as pooler:
+    with _pooler(servers, "127.0.0.1") as pooler:
         yield pooler
 
 
 @pytest.fixture(scope="module")
-def impostor() -> Iterator[Pooler]:
+def impostor(servers: Servers) -> Iterator[Pooler]:
     """One whose certificate is for another host, from the same kind of CA."""
-    with _pooler("elsewhere.example") as pooler:
+    with _pooler(servers, "elsewhere.example") as pooler:
         yield pooler
 
 
