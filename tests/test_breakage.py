@@ -258,6 +258,12 @@ ROWS = [
         SEALED + "test_what_is_kept_has_a_bound",
     ),
     Row(
+        "a codec that counts at once",
+        CONNECTION,
+        {"        self._kept.clear()\n": ""},
+        SEALED + "test_a_codec_counts_from_its_registration_on",
+    ),
+    Row(
         "no moment without an offset",
         DIALECT,
         {"if isinstance(value, datetime) and value.tzinfo is None:": "if False:"},

@@ -373,6 +373,22 @@ async def test_what_is_kept_has_a_bound(
         assert len(asked) == 1
 
 
+async def test_a_codec_counts_from_its_registration_on(
+    settings: Settings, database: Database, samples: str
+) -> None:
+    one = settings.model_copy(update={"database_pool_size": 1})
+    async with make_engine(one, database) as engine, engine.connect() as connection:
+        read = select(TABLE.c.day)
+        await connection.execute(insert(TABLE).values(VALUES | {"id": 1}))
+        assert await connection.scalar(read) == VALUES["day"]
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver
+        await driver.set_type_codec(
+            "date", schema="pg_catalog", encoder=str, decoder=lambda text: f"on {text}"
+        )
+        assert await connection.scalar(read) == "on 2026-01-02"
+
+
 async def test_only_columns_are_cast(engine: AsyncEngine, database: Database, samples: str) -> None:
     """SQLAlchemy takes the sum of an int for an int, and PostgreSQL does not: it would overflow."""
     async with connect(database.url) as direct:

@@ -104,6 +104,21 @@ def _inside(name: str) -> Any:
     return inside
 
 
+def _forgetting(name: str) -> Any:
+    method = getattr(asyncpg.Connection, name)
+
+    @functools.wraps(method)
+    def forgetting(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        self._kept.clear()
+        return method(self, *args, **kwargs)
+
+    return forgetting
+
+
+# A description has its codecs in it.
+for _name in ("reset_type_codec", "set_builtin_type_codec", "set_type_codec"):
+    setattr(Connection, _name, _forgetting(_name))
+
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for
 # instance, would be stored for good, whatever becomes of the session.
 for _name in (

@@ -95,9 +95,9 @@ class _Session(Session):
             self._waiting = asyncio.get_running_loop().create_future()
             await_only(self._waiting)
         self._user = _caller()
-        for stream in self._streams:  # its connection will be somebody else's
-            stream.close()
         try:
+            for stream in self._streams:  # its connection will be somebody else's
+                stream.close()
             if not commit:
                 self.rollback()
             elif self._disturbed:
