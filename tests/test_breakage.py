@@ -318,6 +318,18 @@ ROWS = [
         MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
+        "no transaction that only the driver knows of",
+        CONNECTION,
+        {"        if self.is_in_transaction():  # begun": "        if False:  # begun"},
+        MISUSE + "test_a_transaction_of_the_drivers_is_not_left_open",
+    ),
+    Row(
+        "no use of a connection that is back in the pool",
+        CONNECTION,
+        {"        self.idle = True\n": ""},
+        MISUSE + "test_a_transaction_of_the_drivers_is_not_left_open",
+    ),
+    Row(
         "no transaction as long as a WebSocket",
         DEPENDENCIES,
         {'if connection.scope["type"] == "websocket":': "if False:"},

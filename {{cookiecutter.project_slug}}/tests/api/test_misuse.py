@@ -388,6 +388,19 @@ async def _driver_first(session: AsyncSession) -> None:
     await raw.driver_connection.fetch("INSERT INTO notes (body) VALUES ('a') RETURNING id")
 
 
+async def _begin_of_the_driver(session: AsyncSession) -> None:
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    async with raw.driver_connection.transaction():
+        await raw.driver_connection.execute("INSERT INTO notes (body) VALUES ('a')")
+
+
+async def _begin_by_hand(session: AsyncSession) -> None:
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    await raw.driver_connection.execute("BEGIN; INSERT INTO notes (body) VALUES ('a'); COMMIT")
+
+
 @pytest.mark.parametrize(
     ("use", "says"),
     [
@@ -399,6 +412,8 @@ async def _driver_first(session: AsyncSession) -> None:
         (_commit_by_hand, "has not begun"),
         (_copy_first, "has not begun"),
         (_driver_first, "has not begun"),
+        (_begin_of_the_driver, "has not begun"),
+        (_begin_by_hand, "has not begun"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -428,6 +443,36 @@ async def test_a_commit_that_stores_nothing_is_an_error(
         await _nothing_is_left(client, database)
     assert says in errors[0]
     assert await notes() == 0
+
+
+async def test_a_transaction_of_the_drivers_is_not_left_open(
+    app: FastAPI, database: Database, notes: object
+) -> None:
+    """SQLAlchemy does not know of it, and the next who had the connection would be in it. Nor may it be
+    used by who has given it back."""
+    kept: list[Any] = []
+
+    @app.post("/by-hand")
+    async def by_hand(request: Request) -> None:
+        async with request.state.engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            kept.append(driver)
+            await driver.execute("BEGIN")
+            await driver.execute("SELECT 1")
+
+    @app.post("/kept")
+    async def keep(session: SessionDep) -> None:
+        raw = await (await session.connection()).get_raw_connection()
+        kept.append(raw.driver_connection)
+
+    async with running(app) as client:
+        assert (await client.post("/by-hand")).status_code == 200
+        await _nothing_is_left(client, database)
+        assert kept[0].is_closed()
+        assert (await client.post("/kept")).status_code == 200
+        with pytest.raises(asyncpg.InterfaceError, match="back in the pool"):
+            await kept[1].fetchval("SELECT 1")
+        assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_a_savepoint_is_the_right_way(

@@ -145,7 +145,7 @@ async def test_sigterm(servers: Servers, service: Served) -> None:
         assert time.monotonic() - asked < 10
     assert [response.status_code for response in await asyncio.gather(*slow)] == [200] * 3
     assert requests.statuses() == GOOD | {0}
-    assert requests.statuses(since=asked + 1) == {0}
+    assert requests.statuses(since=asked + 1) <= {0}  # it may have ended sooner
     assert requests.acknowledged <= await servers.entries()
     async with connect(servers.database_url) as direct:
         await eventually_gone(direct, STUCK)

@@ -269,8 +269,8 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-async def _reason(settings: Settings, url: str) -> str:
-    async with _engine(settings, url, database_connect_timeout=0.5) as engine:
+async def _reason(settings: Settings, url: str, timeout: float = 0.5) -> str:  # noqa: ASYNC109
+    async with _engine(settings, url, database_connect_timeout=timeout) as engine:
         with pytest.raises(OperationalError) as error:
             async with engine.connect():
                 pass
@@ -283,7 +283,7 @@ async def _reason(settings: Settings, url: str) -> str:
 async def test_why_it_cant_connect(settings: Settings, database: Database, silent: int) -> None:
     """Each was the same `builtins.ConnectionError` in the log."""
     to = "postgresql://u:marked-secret@"
-    assert "the name" in await _reason(settings, f"{to}nowhere.invalid/d")
+    assert "the name" in await _reason(settings, f"{to}nowhere.invalid/d", timeout=20)
     assert "refused" in await _reason(settings, f"{to}127.0.0.1:1/d")
     assert "within 0.5 s" in await _reason(settings, f"{to}127.0.0.1:{silent}/d")
     plain = make_url(database.url).set(query={"sslmode": "require"})

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
+from asyncpg.transaction import Transaction
 
 from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 
@@ -24,9 +25,21 @@ class TransactionError(asyncpg.InterfaceError):
     """What was asked for would not be a part of the session's transaction, or is lost with it."""
 
 
+class _Transaction(Transaction):
+    async def start(self) -> None:
+        connection: Connection = self._connection  # type: ignore[attr-defined]
+        lent, connection.in_session = connection.in_session, False  # BEGIN is outside, of course
+        try:
+            await super().start()
+        finally:
+            connection.in_session = lent
+
+
 class Connection(asyncpg.Connection):
     """A connection of asyncpg's."""
 
+    idle = False
+    """In the pool: nobody's."""
     reads = False
     """Lent to a `ReadSession`: each statement is by itself."""
     in_session = False
@@ -39,6 +52,18 @@ class Connection(asyncpg.Connection):
     def returned(self) -> None:
         """Forget who had it."""
         self.reads = self.in_session = False
+        self.idle = True
+        if self.is_in_transaction():  # begun by hand, so that SQLAlchemy does not know of it
+            self.terminate()
+
+    def transaction(self, **options: Any) -> Transaction:
+        """A transaction: SQLAlchemy's, which names all options, or a savepoint in it."""
+        if len(options) == 3:
+            return _Transaction(
+                self, *(options[it] for it in ("isolation", "readonly", "deferrable"))
+            )
+        self._refuse_outside()
+        return super().transaction(**options)
 
     async def prepare(self, query: str, **options: Any) -> PreparedStatement[Any]:
         """Prepare a statement, or give back the one that is kept.
@@ -73,7 +98,7 @@ class Connection(asyncpg.Connection):
             raise TransactionError(
                 "nothing to commit: a statement of this session has ended its transaction before"
             )
-        if not query.startswith(("BEGIN", "ROLLBACK")):
+        if not query.startswith("ROLLBACK"):
             self._refuse_outside()
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
@@ -84,6 +109,10 @@ class Connection(asyncpg.Connection):
         return status
 
     def _refuse_outside(self) -> None:
+        if self.idle:
+            raise TransactionError(
+                "this connection is back in the pool, and may be somebody else's"
+            )
         if self.in_session and not self.is_in_transaction() and not self.is_closed():
             raise TransactionError(
                 "the session's transaction has not begun, and this would not be a part of it: use the "

@@ -166,6 +166,7 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
     def checkout(
         connection: DBAPIConnection, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
+        connection.driver_connection.idle = False
         if connection.driver_connection.is_closed():  # the server said so while it lay idle
             raise DisconnectionError
         idle_since = entry.info.get("idle_since")  # None: it was opened just now
@@ -210,6 +211,8 @@ def _take_back(engine: AsyncEngine) -> None:
     def reset(
         connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
     ) -> None:
+        if state.asyncio_safe:
+            connection.rollback()
         connection.autocommit = False
         connection.driver_connection.returned()
 
