@@ -148,7 +148,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions()\n    yield session\n"
+                "    session = sessions._make()\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             )
         },
@@ -159,7 +159,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    async with sessions() as session:\n        try:\n            yield session\n"
+                "    async with sessions._make() as session:\n        try:\n            yield session\n"
                 "        finally:\n            await session.commit()\n"
             )
         },
@@ -859,7 +859,7 @@ ROWS = [
     Row(
         "no password in --help",
         CLI,
-        {'help="Address to listen on."': 'help=os.environ["DATABASE_URL"]'},
+        {'help="Address to listen on."': 'help=os.environ.get("DATABASE_URL")'},
         SERVE + "test_help_does_not_tell_the_password",
     ),
     Row(
@@ -1067,7 +1067,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions()\n    _kept.append(session)\n    yield session\n"
+                "    session = sessions._make()\n    _kept.append(session)\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             ),
             "\n\nasync def _transaction": "\n\n_kept = []\n\nasync def _transaction",
