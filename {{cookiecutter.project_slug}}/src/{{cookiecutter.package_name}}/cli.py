@@ -140,9 +140,9 @@ def migrate(
 
     from {{ cookiecutter.package_name }}.database.engine import database_url
     from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+    from {{ cookiecutter.package_name }}.database.values import hide_values
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
-    from {{ cookiecutter.package_name }}.tracebacks import told_of
 
     settings = load_settings()
     database_url(settings)
@@ -158,10 +158,9 @@ def migrate(
     try:
         command.upgrade(config, "head")
     except (CommandError, DBAPIError) as error:
-        told: object = error
-        if isinstance(error, DBAPIError) and classify(error) is Failure.INVALID:
-            told = told_of(error)  # a row that does not suit: the server quotes it
-        raise SystemExit(f"The migration failed: {told}") from None
+        if isinstance(error, DBAPIError) and classify(error) in (Failure.INVALID, Failure.CONFLICT):
+            hide_values(error)  # a row that does not suit: the server quotes it
+        raise SystemExit(f"The migration failed: {error}") from None
 
 
 def _project() -> Path:

@@ -35,6 +35,7 @@ from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
+from {{ cookiecutter.package_name }}.database.values import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
@@ -94,6 +95,8 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     engine = create_async_engine(
         target.url.set(drivername=DRIVER), connect_args=connect_args, hide_parameters=True, **pool
     )
+    if not migrations:
+        event.listen(engine.sync_engine, "handle_error", _hide_values)
     _replace_lost_connections(engine)
     _ping_after_idle(engine, settings)
     _synchronise_after_errors(engine)
@@ -117,6 +120,11 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
         tls=tls if isinstance(tls, str) else "verified",
         **pool,
     )
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    if context.connection is not None:  # a login that is refused tells what is wrong
+        hide_values(context.sqlalchemy_exception or context.original_exception)
 
 
 def _replace_lost_connections(engine: AsyncEngine) -> None:
