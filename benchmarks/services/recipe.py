@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from orders_api import main
-from orders_api.database.engine import database_url
 from orders_api.settings import Settings
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 
 def create_engine(settings: Settings) -> AsyncEngine:
     """A connection for each request, and a new name for each statement."""
-    target = database_url(settings)
+    target = settings.database_url
     return create_async_engine(
         target.url,
         poolclass=NullPool,

@@ -43,7 +43,7 @@ class Database:
 @asynccontextmanager
 async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connection]:
     """A connection without SQLAlchemy, for looking at what the service did."""
-    target = parse_url("a test's URL", url)
+    target = parse_url(url)
     connection = await asyncpg.connect(
         host=target.url.host,
         port=target.url.port,

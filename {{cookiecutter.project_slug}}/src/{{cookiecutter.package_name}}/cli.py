@@ -59,13 +59,11 @@ def serve(
     """Run the service."""
     import uvicorn
 
-    from {{ cookiecutter.package_name }}.database.engine import database_url
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
     from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
 
     settings = load_settings()
-    database_url(settings)
     configure_logging(settings)
     asyncio.run(refuse_wrong_login(settings))
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
@@ -138,30 +136,27 @@ def migrate(
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
-    from {{ cookiecutter.package_name }}.database.engine import database_url
     from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+    from {{ cookiecutter.package_name }}.database.values import hide_values
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
-    from {{ cookiecutter.package_name }}.tracebacks import told_of
 
     settings = load_settings()
-    database_url(settings)
     configure_logging(settings)
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
     # in many replicas.
     asyncio.run(refuse_wrong_login(settings))
     if settings.database_migration_url is not None:
         asyncio.run(refuse_wrong_login(settings, migrations=True))
-    url = database_url(settings, migrations=True).url
+    url = (settings.database_migration_url or settings.database_url).url
     print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
     except (CommandError, DBAPIError) as error:
-        told: object = error
-        if isinstance(error, DBAPIError) and classify(error) is Failure.INVALID:
-            told = told_of(error)  # a row that does not suit: the server quotes it
-        raise SystemExit(f"The migration failed: {told}") from None
+        if isinstance(error, DBAPIError) and classify(error) in (Failure.INVALID, Failure.CONFLICT):
+            hide_values(error)  # a row that does not suit: the server quotes it
+        raise SystemExit(f"The migration failed: {error}") from None
 
 
 def _project() -> Path:

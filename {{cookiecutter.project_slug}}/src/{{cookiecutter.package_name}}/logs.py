@@ -2,13 +2,16 @@
 
 import logging
 import sys
+import traceback
 
 import structlog
 from asgi_correlation_id import correlation_id
-from structlog.typing import EventDict, Processor, WrappedLogger
+from sqlalchemy.exc import StatementError
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from {{ cookiecutter.package_name }}.database.failures import related
+from {{ cookiecutter.package_name }}.database.values import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.tracebacks import format_traceback, hide_values
 
 
 def configure_logging(settings: Settings) -> None:
@@ -39,17 +42,24 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            pass_foreign_args=True,
             processors=[
-                hide_values,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Without local variables, passwords among them.
                 structlog.processors.ExceptionRenderer(format_traceback),
                 renderer,
             ],
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+
+
+def format_traceback(exc_info: ExcInfo) -> str:
+    """As Python prints it, without local variables, passwords among them, and values of a statement."""
+    error = exc_info[1]
+    for it in related(error):
+        hide_values(it)
+        if isinstance(it, StatementError):
+            it.__cause__ = None  # what it was raised from may be a codec, which was given the value
+    return "".join(traceback.format_exception(error)).rstrip("\n")
 
 
 def _add_request_id(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

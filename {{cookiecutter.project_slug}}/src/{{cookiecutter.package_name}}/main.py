@@ -13,11 +13,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from {{ cookiecutter.package_name }}.database.engine import (
-    create_engine,
-    database_url,
-    log_engine,
-)
+from {{ cookiecutter.package_name }}.database.engine import create_engine, log_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
@@ -49,7 +45,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # What is imported by now stays for good. The garbage collector would look through it whenever a
         # thousand requests come at once, for 80 ms in which nobody is answered.
         gc.freeze()
-    database_url(settings)  # refuses a bad URL here: in the lifespan it would be a traceback
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

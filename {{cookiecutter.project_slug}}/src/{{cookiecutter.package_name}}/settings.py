@@ -12,13 +12,25 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
     PositiveInt,
-    SecretStr,
     ValidationError,
+    ValidationInfo,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
+
+
+def _parse(value: object, info: ValidationInfo) -> DatabaseURL:
+    if isinstance(value, DatabaseURL):
+        return value
+    return parse_url(str(value), info.data.get("database_ssl_root_cert"))
+
 
 Seconds = Annotated[FiniteFloat, Field(gt=0)]
+Url = Annotated[DatabaseURL, NoDecode, PlainValidator(_parse), PlainSerializer(str)]
 
 
 class ConfigurationError(SystemExit):
@@ -40,16 +52,21 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
-        # A validation error would otherwise print the value, and so the password.
+        # Otherwise a validation error prints the value, and so the password.
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
 
-    database_url: SecretStr
+    # Before the URLs, whose CA it is.
+    database_ssl_root_cert: Path | None = None
+    """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
+    in the URL wins."""
+
+    database_url: Url
     """Where PostgreSQL is, through the pooler's transaction mode: any libpq-style URL, pasted as the
     dashboard gives it."""
 
-    database_migration_url: SecretStr | None = None
+    database_migration_url: Url | None = None
     """Where `migrate` connects, directly or in session mode; `DATABASE_URL` if it is not set."""
 
     database_pool: Literal["queue", "null"] = "queue"
@@ -81,10 +98,6 @@ class Settings(BaseSettings):
 
     database_command_timeout: Seconds = 15
     """Seconds after which the client gives up on a statement and cancels it, migrations excepted."""
-
-    database_ssl_root_cert: Path | None = None
-    """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
-    in the URL wins."""
 
     requests_per_connection: PositiveInt = 20
     """Requests in flight for each connection of the pool; further ones are answered 503 at once. 20,
@@ -123,4 +136,6 @@ def _explain(variable: str, kind: str, message: str) -> str:
             f"  {variable} is not set. Add it to .env, as .env.example describes it, or export it "
             "(`dev` prints the lines for its own database)."
         )
+    if kind == "value_error":
+        return f"  {variable} can't be used: {message.removeprefix('Value error, ')}"
     return f"  {variable}: {message[0].lower()}{message[1:]}. See .env.example."

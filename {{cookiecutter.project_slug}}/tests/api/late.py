@@ -6,28 +6,49 @@ from collections.abc import AsyncIterator
 
 from fastapi import BackgroundTasks, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from sqlalchemy import text
+from sqlalchemy import String, TypeDecorator, bindparam, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from {{ cookiecutter.package_name }} import cli, main
 from {{ cookiecutter.package_name }}.database.session import Sessions
 from {{ cookiecutter.package_name }}.web.dependencies import SessionsDep
 
-# Each has the value in another part of what is said: details, message, asyncpg's own, and with a
-# SQLSTATE of wrong SQL.
+# Each has the value in another part of what is said: details, message, asyncpg's own, with a SQLSTATE
+# of wrong SQL, and what a column's type says.
 FAILURES = {
     "unique": "INSERT INTO scratch.late VALUES (:value)",
     "text": "SELECT CAST(CAST(:value AS text) AS int)",
     "argument": "SELECT CAST(:value AS int)",
     "search": "SELECT to_tsquery(CAST(:value AS text) || ' &')",
+    "type": "SELECT :picky",
 }
 VALUE = "marked-secret"
+
+
+class PickyError(ValueError):
+    def __str__(self) -> str:  # as pydantic's, which no argument changes
+        return f"not picky enough: {VALUE}"
+
+
+class Picky(TypeDecorator[str]):
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: object) -> str:
+        raise PickyError(value)
+
+
+PICKY = bindparam("picky", VALUE, type_=Picky)
 
 
 async def _fail(sessions: Sessions, failure: str) -> None:
     async with sessions.begin() as session:
         for _ in range(2):
-            await session.execute(text(FAILURES[failure]), {"value": VALUE})
+            statement = text(FAILURES[failure])
+            if failure == "type":
+                await session.execute(statement.bindparams(PICKY))
+            else:
+                await session.execute(statement, {"value": VALUE})
 
 
 def create_app() -> FastAPI:

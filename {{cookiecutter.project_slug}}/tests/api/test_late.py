@@ -14,7 +14,7 @@ from tests.api.late import FAILURES, VALUE
 from tests.support import ROOT, Database, Served, connect, served
 
 # What a request is answered with, before anything has been sent.
-STATUS = {"unique": 409, "text": 422, "argument": 422, "search": 500}
+STATUS = {"unique": 409, "text": 422, "argument": 422, "search": 500, "type": 422}
 
 
 @pytest.fixture
@@ -72,4 +72,4 @@ async def test_a_late_failure_is_logged_like_any_other_and_without_values(
         lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         logged = [line["failure"] for line in lines if line["event"] == "database failure"]
         # background, stream, group, told, and two websockets
-        assert logged == 6 * ["CONFLICT"] + 12 * ["INVALID"] + 6 * ["UNKNOWN"]
+        assert logged == (6 * ["CONFLICT"] + 12 * ["INVALID"] + 6 * ["UNKNOWN"] + 6 * ["INVALID"])

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from httpx import AsyncClient
-from pydantic import SecretStr
 from sqlalchemy import text
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from {{ cookiecutter.package_name }}.database.url import parse_url
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
@@ -121,7 +121,7 @@ async def test_no_server_connection_remains_after_shutdown(
     settings: Settings, database: Database
 ) -> None:
     url = f"{database.url}{'&' if '?' in database.url else '?'}application_name=shutdown"
-    app = create_app(settings.model_copy(update={"database_url": SecretStr(url)}))
+    app = create_app(settings.model_copy(update={"database_url": parse_url(url)}))
     engines: list[object] = []  # keeps a forgotten engine from being tidied up by the collector
 
     @app.get("/engine")

@@ -25,7 +25,7 @@ async def _tracks_named_statements(pooler_url: str) -> bool:
 
 
 async def test_sqlalchemys_default_engine_fails(database: Database) -> None:
-    target = parse_url("TEST_POOLER_URL", database.pooler_url)
+    target = parse_url(database.pooler_url)
     engine = create_async_engine(target.url, connect_args=target.connect_args)
     query = select(func.pg_backend_pid(), literal("control"))
     failure: DBAPIError | None = None

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sqlalchemy import URL
 
 from {{ cookiecutter.package_name }}.database.url import parse_url
-from {{ cookiecutter.package_name }}.settings import ConfigurationError
 
 SECRET = "marked-secret"
 HOST = "aws-0-eu-west-1.pooler.supabase.com"
@@ -42,21 +41,26 @@ def _parts(url: URL) -> tuple[object, ...]:
     ],
 )
 def test_the_parts(text: str, parts: tuple[object, ...]) -> None:
-    parsed = parse_url("DATABASE_URL", text)
+    parsed = parse_url(text)
     assert parsed.url.drivername == "postgresql+asyncpg"
     assert _parts(parsed.url) == (*parts, "postgres")
     assert parsed.connect_args == ({"ssl": "require"} if "supabase" in text else {})
     assert parsed.ignored == ()
 
 
-@pytest.mark.parametrize(
-    "password",
-    ["p@ss", "p/w", "p#w", "p?w", "p%w", "p:w", "p w", "100%", "@", "//", "a@b/c:d#e f", "p?a=b"],
-)
+@pytest.mark.parametrize("password", ["p%w", "p:w", "p w", "100%", "[p]"])
 def test_a_password_pasted_as_it_is(password: str) -> None:
-    parsed = parse_url("DATABASE_URL", f"postgresql://u:{password}@h:6543/d?sslmode=require")
+    parsed = parse_url(f"postgresql://u:{password}@h:6543/d?sslmode=require")
     assert _parts(parsed.url) == ("u", password, "h", 6543, "d")
     assert parsed.connect_args == {"ssl": "require"}
+
+
+@pytest.mark.parametrize(
+    "password", ["p@ss", "p/w", "p#w", "p?w", "@", "//", "a@b/c:d#e f", "p?a=b"]
+)
+def test_a_password_that_would_move_the_host_is_refused(password: str) -> None:
+    with pytest.raises(ValueError, match="Percent-encode the password"):
+        parse_url(f"postgresql://u:{password}@h:6543/d?sslmode=require")
 
 
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -66,30 +70,29 @@ anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["C
 def test_any_text_survives(user: str, password: str, database: str) -> None:
     encoded = (quote(part, safe="") for part in (user, password, database))
     text = "postgresql://{}:{}@h/{}".format(*encoded)
-    assert _parts(parse_url("DATABASE_URL", text).url) == (user, password, "h", 5432, database)
+    assert _parts(parse_url(text).url) == (user, password, "h", 5432, database)
 
 
 @given(user=anything, password=anything, database=anything)
 def test_any_text_survives_what_sqlalchemy_writes(user: str, password: str, database: str) -> None:
     url = URL.create("postgresql+asyncpg", user, password, "h", 5432, database.replace("@", ""))
     text = url.render_as_string(hide_password=False)
-    assert parse_url("DATABASE_URL", text).url.password == password
+    assert parse_url(text).url.password == password
 
 
 @given(text=st.text())
 def test_any_other_text_is_refused_in_one_way(text: str) -> None:
     for candidate in (text, f"postgresql://{text}", f"postgresql://u:{SECRET}@{text}"):
         try:
-            parse_url("DATABASE_URL", candidate)
-        except ConfigurationError as error:
-            assert str(error).startswith("DATABASE_URL can't be used: ")
+            parse_url(candidate)
+        except ValueError as error:
             assert SECRET not in str(error)
 
 
 def test_parameters_are_translated_or_dropped() -> None:
     query = "application_name=orders&connect_timeout=3&sslmode=require"
     noise = "pgbouncer=true&connection_limit=1&supa=base-pooler.x&pool_timeout=9"
-    parsed = parse_url("DATABASE_URL", f"postgresql://u:p@h/d?{query}&{noise}")
+    parsed = parse_url(f"postgresql://u:p@h/d?{query}&{noise}")
     assert parsed.connect_args == {
         "server_settings": {"application_name": "orders"},
         "timeout": 3,
@@ -113,16 +116,16 @@ def test_parameters_are_translated_or_dropped() -> None:
         ("postgresql://", "it names no host"),
         (f"postgresql://u:{SECRET}@a:1,b:2/d", "it names several hosts"),
         (f"postgresql://postgres:{SECRET}@{HOST}:6543/d", "Write postgres.PROJECTREF"),
-        (f"postgresql://u:{SECRET}@h:port/d", "its port is not a number from 1 to 65535"),
-        (f"postgresql://u:{SECRET}@h:0/d", "its port is not a number from 1 to 65535"),
-        (f"postgresql://u:{SECRET}@h:65536/d", "its port is not a number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h:port/d", "its port is not a whole number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h:0/d", "its port is not a whole number from 1 to 65535"),
+        (f"postgresql://u:{SECRET}@h:65536/d", "its port is not a whole number from 1 to 65535"),
         (f"postgresql://u:{SECRET}@h/d?options=-c%20jit=off", "its parameter 'options' is not"),
         (f"postgresql://u:{SECRET}@h/d?statement_cache_size=9", "'statement_cache_size' is not"),
         (f"postgresql://h/d?user=u&password=p&{SECRET}", "percent-encode the &"),
         (f"postgresql://h/d?user=u&password={SECRET}@localhost", "Percent-encode the password"),
         ("postgresql://h/d?application_name=me@corp", "Percent-encode the password"),
         (f"postgresql://u:{SECRET}@real:5432/db@evil", "Percent-encode the password"),
-        (f"postgresql://u:{SECRET}@h:5432:6543/d", "its port is not a number"),
+        (f"postgresql://u:{SECRET}@h:5432:6543/d", "its port is not a whole number"),
         (f"postgresql://u:{SECRET}@::1/d", "it names no host"),
         (f"postgresql://u:{SECRET}@a..b/d", "its host is not a host name"),
         (f"postgresql://u:{SECRET}@{'a' * 70}/d", "its host is not a host name"),
@@ -138,10 +141,9 @@ def test_parameters_are_translated_or_dropped() -> None:
         (f"postgresql://u:{SECRET}@x@h/d?application_name=a@b", "Percent-encode the password"),
     ],
 )
-def test_refusals_name_the_variable_and_the_fix(text: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(message)) as refusal:
-        parse_url("DATABASE_MIGRATION_URL", text)
-    assert str(refusal.value).startswith("DATABASE_MIGRATION_URL can't be used: ")
+def test_refusals_name_the_problem_and_the_fix(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        parse_url(text)
     assert SECRET not in str(refusal.value)
 
 
@@ -151,7 +153,7 @@ def test_a_ca_file_verifies_the_server(tmp_path: Path) -> None:
     for mode, hostname in [("", True), ("&sslmode=require", True), ("&sslmode=verify-ca", False)]:
         for text, variable in [(f"sslrootcert={ca}", None), ("", ca)]:
             url = f"postgresql://u:p@h/d?{text}{mode}"
-            context = parse_url("DATABASE_URL", url, ssl_root_cert=variable).connect_args["ssl"]
+            context = parse_url(url, ssl_root_cert=variable).connect_args["ssl"]
             assert isinstance(context, ssl.SSLContext)
             assert context.verify_mode is ssl.CERT_REQUIRED
             assert context.check_hostname is hostname
@@ -160,15 +162,15 @@ def test_a_ca_file_verifies_the_server(tmp_path: Path) -> None:
 def test_a_ca_file_that_is_none_or_goes_unused_is_refused(tmp_path: Path) -> None:
     not_a_ca = tmp_path / "ca.pem"
     not_a_ca.write_text("not a certificate")
-    with pytest.raises(ConfigurationError, match="can't be read"):
-        parse_url("DATABASE_URL", "postgresql://h/d", ssl_root_cert=not_a_ca)
-    with pytest.raises(ConfigurationError, match="sslmode=disable contradicts"):
-        parse_url("DATABASE_URL", "postgresql://h/d?sslmode=disable", ssl_root_cert=not_a_ca)
+    with pytest.raises(ValueError, match="can't be read"):
+        parse_url("postgresql://h/d", ssl_root_cert=not_a_ca)
+    with pytest.raises(ValueError, match="sslmode=disable contradicts"):
+        parse_url("postgresql://h/d?sslmode=disable", ssl_root_cert=not_a_ca)
 
 
 def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> None:
     url = "postgresql://u:p@127.0.0.1:1/d?sslmode=disable"
-    parsed = parse_url("DATABASE_URL", url, ssl_root_cert=tmp_path / "ca.pem")
+    parsed = parse_url(url, ssl_root_cert=tmp_path / "ca.pem")
     assert parsed.connect_args == {"ssl": "disable"}
 
 
@@ -184,4 +186,4 @@ def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> 
 def test_supabase_is_asked_for_tls(host: str, parameters: str, tls: str | None) -> None:
     """asyncpg's own default, `prefer`, sends a wrong password twice to a server that has TLS."""
     url = f"postgresql://postgres.ref:{SECRET}@{host}:6543/postgres{parameters}"
-    assert parse_url("DATABASE_URL", url).connect_args.get("ssl") == tls
+    assert parse_url(url).connect_args.get("ssl") == tls

@@ -62,8 +62,9 @@ class _Sealed(TypeEngine[Any]):
 
 
 @cache
-def _sealed_class(kind: Any) -> type[_Sealed]:
-    return type(kind.__name__, (_Sealed, kind), {})
+def _sealed_class(kind: Any, name: str) -> type[_Sealed]:
+    # The name is the class's: a TypeDecorator copies its type, and attributes don't come along.
+    return type(kind.__name__, (_Sealed, kind), {"name_in_casts": name})
 
 
 class SealingDialect(PGDialect_asyncpg):
@@ -81,9 +82,7 @@ class SealingDialect(PGDialect_asyncpg):
         if name is None:
             return adapted
         kind: Any = type(adapted)
-        sealed = adapted.adapt(_sealed_class(kind))
-        sealed.name_in_casts = name
-        return sealed
+        return adapted.adapt(_sealed_class(kind, name))
 
 
 registry.register(DRIVER.replace("+", "."), __name__, SealingDialect.__name__)

@@ -34,7 +34,7 @@ from sqlalchemy.util import await_only
 from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
-from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
+from {{ cookiecutter.package_name }}.database.values import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
@@ -45,32 +45,15 @@ _READ_ONLY = "25006"
 _ANSWER_TIMEOUT = 1
 
 
-def database_url(settings: Settings, *, migrations: bool = False) -> DatabaseURL:
-    """Where `create_engine` with the same arguments connects.
-
-    Raises:
-        ConfigurationError: the URL can't be used.
-    """
-    variable, url = "DATABASE_URL", settings.database_url
-    if migrations and settings.database_migration_url is not None:
-        variable, url = "DATABASE_MIGRATION_URL", settings.database_migration_url
-    return parse_url(
-        variable, url.get_secret_value(), ssl_root_cert=settings.database_ssl_root_cert
-    )
-
-
 def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngine:
     """Make the engine. It connects when it is first used; the caller disposes of it.
 
-    Args:
-        settings: where to connect, and how many connections to keep.
-        migrations: connect to `DATABASE_MIGRATION_URL`, keep no connection and let statements
-            take as long as they need.
-
-    Raises:
-        ConfigurationError: the URL can't be used.
+    `migrations`: connect to `DATABASE_MIGRATION_URL`, keep no connection and let statements take as
+    long as they need.
     """
-    target = database_url(settings, migrations=migrations)
+    target = settings.database_url
+    if migrations and settings.database_migration_url is not None:
+        target = settings.database_migration_url
     connect_args = {
         "async_creator_fn": Connector(),
         "connection_class": Connection,
@@ -94,6 +77,8 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     engine = create_async_engine(
         target.url.set(drivername=DRIVER), connect_args=connect_args, hide_parameters=True, **pool
     )
+    if not migrations:
+        event.listen(engine.sync_engine, "handle_error", _hide_values)
     _replace_lost_connections(engine)
     _ping_after_idle(engine, settings)
     _synchronise_after_errors(engine)
@@ -103,7 +88,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
 
 def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     """Say once, without secrets, what this process connects with."""
-    target = database_url(settings)
+    target = settings.database_url
     tls = target.connect_args.get("ssl", "prefer")
     pool = {
         name.removeprefix("database_"): value
@@ -112,11 +97,16 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     }
     structlog.get_logger().info(
         "database engine",
-        url=str(target.url),
+        url=str(target),
         ignored_url_parameters=target.ignored,
         tls=tls if isinstance(tls, str) else "verified",
         **pool,
     )
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    if context.connection is not None:  # a login that is refused tells what is wrong
+        hide_values(context.sqlalchemy_exception or context.original_exception)
 
 
 def _replace_lost_connections(engine: AsyncEngine) -> None:

@@ -6,6 +6,7 @@ and what the network does as a bare `OSError`. So failures are told apart by Pos
 """
 
 import re
+from collections.abc import Iterator
 from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
@@ -93,6 +94,20 @@ _POOLERS = {
 }
 
 
+def related(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it holds and what it was raised from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        it = waiting.pop()
+        if it is None or id(it) in seen:
+            continue
+        seen.add(id(it))
+        waiting += [it.__context__, it.__cause__]
+        waiting += it.exceptions if isinstance(it, BaseExceptionGroup) else ()
+        yield it
+
+
 def classify(error: SQLAlchemyError) -> Failure:
     """Which kind of failure an error is."""
     if isinstance(error, PoolTimeoutError):
@@ -139,7 +154,7 @@ def _pooler(error: BaseException | None) -> tuple[str, Failure] | None:
     if sqlstate not in _POOLER_SQLSTATES:
         return None
     for pattern, failure in _POOLERS.items():
-        if found := re.search(pattern, str(error)):
+        if found := re.search(pattern, getattr(error, "message", None) or str(error)):
             words = re.sub(r"[()]|\"[^\"]*\" ", "", found[0])
             # Under 08006 and its like, an unknown code is what the SQLSTATE says.
             known = sqlstate == "XX000" or pattern != r"\(E[A-Z]+\)"

@@ -1,6 +1,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic's, which takes no other before Python 3.12
 
 
 def _without_nul(text: str) -> str:
@@ -21,13 +22,13 @@ class ItemCreate(BaseModel):
     description: Description | None = None
 
 
-class ItemChange(BaseModel):
+class ItemChange(TypedDict, total=False):
     """What to change: a field that is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    name: Name = Field(default_factory=str)  # unset, it is never used; null is refused
-    description: Description | None = None
+    name: Name
+    description: Description | None
 
 
 class ItemRead(BaseModel):

@@ -22,6 +22,7 @@ from {{ cookiecutter.package_name }}.database.failures import (
     Failure,
     classify,
     pooler_words,
+    related,
 )
 
 log = structlog.get_logger()
@@ -158,16 +159,8 @@ def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
 
 def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
     """The failure of the database that an error is, holds or was raised from."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, SQLAlchemyError):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            found = filter(None, map(_database_error, error.exceptions))
-            return next(found, None)
-        error = error.__cause__ or error.__context__
-    return None
+    found = (it for it in related(error) if isinstance(it, SQLAlchemyError)) if error else ()
+    return next(iter(found), None)
 
 
 async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> ProblemResponse | None:

@@ -1,0 +1,44 @@
+"""The text of a database's error, without the values in it.
+
+PostgreSQL writes them into its details (`Key (email)=(alice@example.com)`) and its messages (`invalid
+input syntax for type integer: "alice"`), and asyncpg too, when it refuses an argument. Texts end in
+logs, so an error is left with its class, its SQLSTATE, a pooler's words and the SQL.
+"""
+
+import asyncpg
+from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError, StatementError
+
+from {{ cookiecutter.package_name }}.database.failures import (
+    Failure,
+    classify_answer,
+    pooler_words,
+)
+
+# A column or a function that does not exist: the message repeats a name of the SQL, and no value.
+_ONLY_NAMES = ("42703", "42883")
+
+
+def hide_values(error: BaseException) -> None:
+    """Replace the text of an error, if it may have values. `driver_exception.message` stays."""
+    errors = [error]
+    while isinstance(errors[-1], (StatementError, EmulatedDBAPIException)) and errors[-1].orig:
+        errors.append(errors[-1].orig)
+    cause = errors[-1]
+    if isinstance(cause, asyncpg.PostgresError):
+        pooler = pooler_words(cause)
+        if pooler is None and classify_answer(cause) is Failure.UNAVAILABLE:
+            return  # about the server, not the statement
+        if cause.sqlstate in _ONLY_NAMES:
+            return
+        words = f"SQLSTATE {cause.sqlstate} {pooler or ''}".rstrip()
+        cause.detail = cause.hint = None
+    elif isinstance(error, StatementError) and not isinstance(
+        cause, (OSError, asyncpg.InterfaceError, SQLAlchemyError)
+    ):
+        words = "the column's type refuses the value"
+        errors = [error]
+    else:
+        return
+    kind = f"({type(cause).__module__}.{type(cause).__name__})"
+    for it in errors:
+        it.args = (words if it is cause else f"{kind} {words}",)
