@@ -103,6 +103,7 @@ async def test_two_processes_at_once(database: Database, things: str, tmp_path: 
     command = [sys.executable, "-m", "tests.pooler.workload", database.scratch]
     path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     environment = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": path}
+    environment["DATABASE_POOL_SIZE"] = "5"  # each
     processes = [
         await asyncio.create_subprocess_exec(
             *command, name, cwd=tmp_path, env=environment, stderr=subprocess.PIPE
