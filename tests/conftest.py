@@ -101,13 +101,13 @@ def copied(service: Project, tmp_path: Path) -> Project:
 
 
 def run_copied(
-    service: Project, copied: Project, *arguments: str
+    service: Project, copied: Project, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run pytest on a copy, with the environment of the original but the code of the copy."""
     return subprocess.run(
         [service.python, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=copied.path,
-        env=environment(PYTHONPATH=str(copied.path / "src")),
+        env=environment(PYTHONPATH=str(copied.path / "src"), **variables),
         capture_output=True,
         text=True,
         check=False,
@@ -116,10 +116,10 @@ def run_copied(
 
 
 @contextmanager
-def devstack(service: Project) -> Iterator[dict[str, str]]:
-    """A PostgreSQL and a PgBouncer that somebody else runs."""
+def devstack(service: Project, *settings: str) -> Iterator[dict[str, str]]:
+    """A PostgreSQL and a PgBouncer, with these settings, that somebody else runs."""
     process = subprocess.Popen(
-        [service.python, TEMPLATE / "benchmarks" / "servers.py"],
+        [service.python, TEMPLATE / "benchmarks" / "servers.py", *settings],
         cwd=service.path,
         env=environment(PYTHONPATH=str(service.path)),
         stdin=subprocess.PIPE,

@@ -11,6 +11,18 @@ from tests.support import connect
 MOST = 60
 
 
+async def keeps_its_backend(pooler_url: str) -> bool:
+    """Whether a client has a backend to itself, and keeps it: session mode.
+
+    In transaction mode a backend that is free is anybody's, or the next one is taken each time.
+    """
+    async with connect(pooler_url) as one, connect(pooler_url) as other:
+        # One of them twice: with two backends in turn, each would meet the same one again.
+        clients = [one, one, other] * 5
+        seen = {(c is one, await c.fetchval("SELECT pg_backend_pid()")) for c in clients}
+    return len(seen) == len({pid for _, pid in seen}) == 2
+
+
 @asynccontextmanager
 async def occupied(pooler_url: str, pid: int) -> AsyncIterator[None]:
     """Keep backend `pid` busy, so that whoever was served by it is served by another one.

@@ -20,6 +20,9 @@ class Proxy:
         """Seconds until it takes a new connection on."""
         self.silent = False
         """Whether it swallows what clients send, as a firewall does that forgot the connection."""
+        self.passing = asyncio.Event()
+        """While this is not set, what clients send waits, as it does for a busy pooler's backend."""
+        self.passing.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass one connection on until either side ends it."""
@@ -36,6 +39,7 @@ class Proxy:
             nonlocal asked
             while data := await reader.read(65536):
                 asked = True
+                await self.passing.wait()
                 if not self.silent:
                     server_writer.write(data)
             server_writer.close()

@@ -250,20 +250,23 @@ async def test_a_timeout_in_the_login_does_not_hold(database: Database) -> None:
 
 
 async def test_a_transaction_whose_begin_timed_out_swallows_no_later_one(
-    database: Database, configured: Configured, things: str, one_backend: str
+    database: Database, configured: Configured, things: str
 ) -> None:
     """asyncpg believes it is still in that transaction: what came later on the same connection was
     a savepoint in it, answered with success and never committed."""
     insert = text(f"INSERT INTO {things} (name, amount) VALUES ('a', 1)")
-    limits = {"DATABASE_COMMAND_TIMEOUT": 1, "DATABASE_POOL_SIZE": 1}
-    async with configured(DATABASE_URL=one_backend, **limits) as engine:
+    limits = {"DATABASE_COMMAND_TIMEOUT": 0.3, "DATABASE_POOL_SIZE": 1}
+    async with (
+        counted(database.pooler_url) as (proxy, url),
+        configured(DATABASE_URL=url, **limits) as engine,
+    ):
         async with engine.begin() as connection:
             await connection.execute(insert)
-        async with connect(one_backend) as other, other.transaction():
-            await other.execute("SELECT 1")
-            with pytest.raises(OperationalError, match="TimeoutError"):
-                async with engine.begin() as connection:
-                    await connection.execute(insert)
+        proxy.passing.clear()  # as if the pooler had no backend for it now
+        asyncio.get_running_loop().call_later(0.5, proxy.passing.set)
+        with pytest.raises(OperationalError, match="TimeoutError"):
+            async with engine.begin() as connection:
+                await connection.execute(insert)
         for _ in range(3):
             async with engine.begin() as connection:
                 await connection.execute(insert)

@@ -69,8 +69,9 @@ async def service(settings: Settings, database: Database, things: str) -> AsyncI
 
 
 async def test_a_request_costs_no_more_trips_than_it_must(service: Service) -> None:
-    for method, path in (("GET", "/read"), ("POST", "/write")):
-        await service.trips(method, path)  # opens the connection, and learns the types
+    await service.trips("GET", "/read")  # opens the connection, and learns the types
+    opened = service.proxy.connections  # 2 for one login, where no TLS is offered
+    await service.trips("POST", "/write")
     for _ in range(3):
         assert await service.trips("GET", "/livez") == 0
         assert await service.trips("GET", "/nothing") == 0
@@ -78,15 +79,16 @@ async def test_a_request_costs_no_more_trips_than_it_must(service: Service) -> N
         assert await service.trips("GET", "/read") == 1
         assert await service.trips("GET", "/unsealed") == 2
         assert await service.trips("POST", "/write") == 3
-    assert service.proxy.connections == 1
+    assert service.proxy.connections == opened
 
 
 async def test_a_further_connection_only_logs_in(service: Service) -> None:
     """SQLAlchemy asks 10 questions on an engine's first connection, and none on later ones."""
     await service.trips("GET", "/read")
+    opened = service.proxy.connections
     before = await service.trips("GET", "/two-at-once")
     after = await service.trips("GET", "/two-at-once")
-    assert service.proxy.connections == 2
+    assert service.proxy.connections == 2 * opened
     start = service.proxy.trips
     async with connect(service.url):
         login = service.proxy.trips - start
