@@ -77,6 +77,20 @@ def test_what_commands_name_exists(root: Path, service: Project) -> None:
                     assert any((folder / word).exists() for folder in (root, service.path)), told
 
 
+def test_variables_and_files_that_a_service_documents_exist(
+    service: Project, without_example: Project
+) -> None:
+    for project in (service, without_example):
+        known = (project.path / ".env.example").read_text()
+        rooms = (project.path, project.path / "src" / project.package, TEMPLATE)
+        for document in documents(project.path):
+            text = document.read_text()
+            for name in re.findall(r"\b(?:DATABASE|LOG|POOLER|REQUESTS|TEST)_[A-Z_]+", text):
+                assert name in known, f"{document}: {name}"
+            for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.\w+)`", text):
+                assert any((room / name).exists() for room in rooms), f"{document}: {name}"
+
+
 def test_no_document_tells_of_a_machine(root: Path) -> None:
     for document in documents(root):
         text = document.read_text()
