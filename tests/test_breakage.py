@@ -735,7 +735,7 @@ ROWS = [
     Row(
         "code in the README that runs",
         "README.md",
-        {"delete(Book).where(": "delete(Book).having("},
+        {".values(lent=False)": ".values(lent=True)"},
         ROUTES + "test_the_routes_of_the_readme",
     ),
     Row(

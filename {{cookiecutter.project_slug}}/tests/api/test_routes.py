@@ -78,8 +78,9 @@ async def test_its_own_test(client: AsyncClient, feature: str) -> None:
 async def test_the_routes_of_the_readme(client: AsyncClient) -> None:
     book = await _create(client, "a")
     assert (await client.get("/books/count")).json() == 1
-    assert (await client.delete(f"/books/{book['id']}")).status_code == 204
-    assert (await client.get("/books/count")).json() == 0
+    await client.put(f"/books/{book['id']}/lend")
+    assert (await client.put(f"/books/{book['id']}/return")).status_code == 204
+    assert (await client.get("/books")).json() == [book]
 
 
 async def test_a_write_by_entities(client: AsyncClient) -> None:
