@@ -43,6 +43,7 @@ SERVE = "tests/api/test_serve.py::"
 CONNECTING = "tests/pooler/test_connect.py::"
 LATE = "tests/api/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
+ROUTES = "tests/api/test_routes.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -748,13 +749,31 @@ ROWS = [
         "a README whose table of variables is that of the settings",
         "README.md",
         {"| `DATABASE_POOL_SIZE` | `10` |": "| `DATABASE_POOL_SIZE` | `5` |"},
-        "tests/unit/test_readme.py::test_the_table_of_variables_is_that_of_the_settings",
+        "tests/unit/test_documents.py::test_the_table_of_variables_is_that_of_the_settings",
     ),
     Row(
-        "a README that has each failure",
-        "README.md",
+        "a runbook that has each failure",
+        "docs/operations.md",
         {"| `55P03` |": "| `57014` |"},
-        "tests/unit/test_readme.py::test_the_readme_has_every_failure_that_is_told_apart",
+        "tests/unit/test_documents.py::test_the_runbook_has_every_failure_that_is_told_apart",
+    ),
+    Row(
+        "a runbook that has the messages of the code",
+        "docs/operations.md",
+        {"`Can't listen on ...`": "`Can not listen on ...`"},
+        "tests/unit/test_documents.py::test_the_messages_of_the_runbook_are_in_the_code",
+    ),
+    Row(
+        "code in the documents that does what they say",
+        "docs/routes.md",
+        {"            async with session.begin_nested():\n": "            if True:\n"},
+        ROUTES + "test_what_failed_in_a_savepoint_leaves_the_rest",
+    ),
+    Row(
+        "code in the README that runs",
+        "README.md",
+        {".values(lent=False)": ".values(lent=True)"},
+        ROUTES + "test_the_routes_of_the_readme",
     ),
     Row(
         "an OSError that arrives as a database's failure",

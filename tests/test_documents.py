@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, Project, bake
+from conftest import TEMPLATE, Project, bake, environment
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -75,6 +75,42 @@ def test_what_commands_name_exists(root: Path, service: Project) -> None:
             for word in words:
                 if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)*(\.(py|toml|yaml|md|sh)|/)", word):
                     assert any((folder / word).exists() for folder in (root, service.path)), told
+
+
+def test_variables_and_files_that_a_service_documents_exist(
+    service: Project, without_example: Project
+) -> None:
+    for project in (service, without_example):
+        known = (project.path / ".env.example").read_text()
+        rooms = (project.path, project.path / "src" / project.package, TEMPLATE)
+        for document in documents(project.path):
+            text = document.read_text()
+            for name in re.findall(r"\b(?:DATABASE|LOG|POOLER|REQUESTS|TEST)_[A-Z_]+", text):
+                assert name in known, f"{document}: {name}"
+            for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.\w+)`", text):
+                assert any((room / name).exists() for room in rooms), f"{document}: {name}"
+
+
+def test_documented_code_passes_the_checks_of_a_service(service: Project, copied: Project) -> None:
+    """Whoever copies it has nothing to correct."""
+    program = (
+        "from pathlib import Path\n"
+        "from tests.documents import README, ROUTES, files\n"
+        "for path, code in files(ROUTES.read_text() + README.read_text()).items():\n"
+        "    Path(path).parent.mkdir(exist_ok=True)\n"
+        "    Path(path).write_text(code)\n"
+    )
+    for arguments in (["-c", program], ["-m", "ruff", "check"], ["-m", "mypy"]):
+        result = subprocess.run(
+            [service.python, *arguments],
+            cwd=copied.path,
+            env=environment(PYTHONPATH="src"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert (copied.path / "src" / copied.package / "books" / "routes.py").exists()
 
 
 def test_no_document_tells_of_a_machine(root: Path) -> None:

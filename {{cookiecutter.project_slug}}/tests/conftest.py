@@ -19,22 +19,16 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
-from fastapi.requests import HTTPConnection
 from httpx import AsyncClient
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.base import Base
-from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web.dependencies import (
-    get_read_session,
-    get_sessions,
-)
 
 import devstack
-from tests.support import ROOT, Database, connect, make_engine, running
+from tests.support import ROOT, Database, connect, make_engine, running, work_in
 
 # The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
 # that reuses the last one hides a broken configuration from a lone client.
@@ -196,17 +190,7 @@ def app(settings: Settings, database: Database) -> FastAPI:
     """The service, which a test may add routes to. `running(app)` opens it."""
     app = create_app(settings)
     if database.schema:
-        tables = {None: database.schema}
-
-        def write(connection: HTTPConnection) -> Sessions:
-            engine: AsyncEngine = connection.state.engine
-            return Sessions(engine.execution_options(schema_translate_map=tables))
-
-        def read(connection: HTTPConnection) -> ReadSession:
-            engine: AsyncEngine = connection.state.engine
-            return ReadSession(engine.execution_options(schema_translate_map=tables))
-
-        app.dependency_overrides |= {get_sessions: write, get_read_session: read}
+        work_in(app, database.schema)
     return app
 
 

@@ -15,12 +15,18 @@ import asyncpg
 import uvicorn
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
+from fastapi.requests import HTTPConnection
 from httpx import ASGITransport, AsyncClient, ConnectError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 from {{ cookiecutter.package_name }}.database.url import parse_url
 from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.web.dependencies import (
+    get_read_session,
+    get_sessions,
+)
 
 from devstack import free_port
 
@@ -70,6 +76,21 @@ async def make_engine(settings: Settings, database: Database) -> AsyncIterator[A
         yield engine.execution_options(schema_translate_map=schemas)
     finally:
         await engine.dispose()
+
+
+def work_in(app: FastAPI, schema: str) -> None:
+    """Let the application have its tables in a schema of their own."""
+    tables = {None: schema}
+
+    def write(connection: HTTPConnection) -> Sessions:
+        engine: AsyncEngine = connection.state.engine
+        return Sessions(engine.execution_options(schema_translate_map=tables))
+
+    def read(connection: HTTPConnection) -> ReadSession:
+        engine: AsyncEngine = connection.state.engine
+        return ReadSession(engine.execution_options(schema_translate_map=tables))
+
+    app.dependency_overrides |= {get_sessions: write, get_read_session: read}
 
 
 @asynccontextmanager

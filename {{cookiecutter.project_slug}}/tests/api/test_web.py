@@ -99,7 +99,7 @@ async def test_a_value_that_the_database_refuses_is_not_logged(
 
 
 async def test_a_wrong_statement_is_a_defect_too(app: FastAPI) -> None:
-    """The log has its SQLSTATE all the same, on which the README says what to do."""
+    """The log has its SQLSTATE all the same, on which docs/operations.md says what to do."""
 
     @app.get("/defect")
     async def defect(session: SessionDep) -> None:

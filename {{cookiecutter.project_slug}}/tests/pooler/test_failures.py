@@ -18,8 +18,8 @@ from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
+from tests.documents import OPERATIONS
 from tests.pooler.proxy import counted
-from tests.readme import README
 from tests.support import Database, connect, make_engine, running
 
 # As the text of SQL, with {table} for one that has a row with id 1.
@@ -315,10 +315,10 @@ async def test_what_supavisor_says(
 
 
 def test_the_runbook_has_each_of_supavisors_codes() -> None:
-    readme = README.read_text()
+    runbook = OPERATIONS.read_text()
     codes = {code for answer, _ in ANSWERS for code in re.findall(r"\((E[A-Z]+)\)", answer)}
     assert len(codes) > 30
-    assert {code for code in codes - {"ENEW"} if f"({code})" not in readme} == set()
+    assert {code for code in codes - {"ENEW"} if f"({code})" not in runbook} == set()
 
 
 async def test_a_login_that_the_pooler_itself_is_refused(engine: AsyncEngine) -> None:

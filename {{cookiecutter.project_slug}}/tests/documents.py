@@ -1,4 +1,4 @@
-"""The README's table of variables, made from the settings: `python -m tests.readme` writes it."""
+"""What the documents say that the code knows. `python -m tests.documents` writes the README's table."""
 
 import re
 
@@ -7,6 +7,8 @@ from {{ cookiecutter.package_name }}.settings import Settings
 from tests.support import ROOT
 
 README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+ROUTES = ROOT / "docs" / "routes.md"
 BEGIN, END = "<!-- variables: uv run poe fix writes this table -->", "<!-- end of variables -->"
 
 
@@ -32,6 +34,15 @@ def with_variables(readme: str) -> str:
     if not begin or not end:
         raise SystemExit(f"README.md has to hold the lines {BEGIN} and {END}, in this order.")
     return f"{before}{BEGIN}\n\n{variables()}\n\n{END}{after}"
+
+
+def files(document: str) -> dict[str, str]:
+    """The files that the blocks of Python in a document are, or are parts of, by their first lines."""
+    found: dict[str, str] = {}
+    block = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for path, code in block.findall(document):
+        found[path] = found.get(path, "") + code + "\n\n"
+    return found
 
 
 if __name__ == "__main__":

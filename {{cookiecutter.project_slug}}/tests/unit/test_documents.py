@@ -1,4 +1,4 @@
-"""The README's tables of variables, failures and start-up messages name what the code has."""
+"""The tables of the documents name what the code has: variables, failures, start-up messages."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from {{ cookiecutter.package_name }}.database import failures
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 
-from tests.readme import README, with_variables
+from tests.documents import OPERATIONS, README, with_variables
 from tests.support import ROOT
 
 
@@ -22,8 +22,8 @@ class Answer(Exception):
 
 def _table(heading: str) -> list[list[str]]:
     """The cells of the rows below a heading, without the table's own head."""
-    _, found, section = README.read_text().partition(f"\n### {heading}\n")
-    assert found, f"README.md has no section {heading!r}"
+    _, found, section = OPERATIONS.read_text().partition(f"\n### {heading}\n")
+    assert found, f"docs/operations.md has no section {heading!r}"
     rows = [row for row in section.partition("\n##")[0].splitlines() if row.startswith("|")]
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:]]
 
@@ -33,7 +33,7 @@ def _quoted(cell: str) -> list[str]:
 
 
 def _codes() -> list[tuple[str, str, Failure]]:
-    """Each SQLSTATE of the README (53xxx: a class), a text that may come with it, and its kind."""
+    """Each SQLSTATE of the table (53xxx: a class), a text that may come with it, and its kind."""
     return [
         (code, text, Failure[kind.strip("`")])
         for codes, texts, kind, *_ in _table("Failures of the database")
@@ -47,22 +47,22 @@ def test_the_table_of_variables_is_that_of_the_settings() -> None:
     assert readme == with_variables(readme), "README.md is out of date: run `uv run poe fix`"
 
 
-def test_a_failure_is_what_the_readme_says() -> None:
+def test_a_failure_is_what_the_runbook_says() -> None:
     for code, text, kind in _codes():
         answer = Answer(code.replace("x", "0"), text)
         assert classify(DBAPIError(None, None, answer)) is kind, (code, text)
 
 
-def test_the_readme_has_every_failure_that_is_told_apart() -> None:
+def test_the_runbook_has_every_failure_that_is_told_apart() -> None:
     codes = {code.rstrip("x") for code, _, _ in _codes()}
-    assert failures._BY_SQLSTATE.keys() - codes == set(), "README.md lacks these"
+    assert failures._BY_SQLSTATE.keys() - codes == set(), "docs/operations.md lacks these"
     texts = " ".join(text for _, text, _ in _codes())
     for code in re.findall(r"E[A-Z]{5,}", " ".join(failures._POOLERS)):
-        assert f"({code})" in texts, f"README.md lacks {code} of Supavisor"
+        assert f"({code})" in texts, f"docs/operations.md lacks {code} of Supavisor"
 
 
-def test_the_messages_of_the_readme_are_in_the_code() -> None:
-    """`...` in the README stands for what a message names. A constant of the code is a text."""
+def test_the_messages_of_the_runbook_are_in_the_code() -> None:
+    """`...` in the runbook stands for what a message names. A constant of the code is a text."""
     texts = ""
     for folder in ("src", "devstack"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -73,4 +73,4 @@ def test_the_messages_of_the_readme_are_in_the_code() -> None:
     assert messages
     for message in messages:
         for part in filter(None, message.split("...")):
-            assert part.strip() in texts, f"nothing says {part!r} any more: mend README.md"
+            assert part.strip() in texts, f"nothing says {part!r} any more: mend docs/operations.md"
