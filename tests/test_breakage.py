@@ -209,7 +209,7 @@ ROWS = [
     Row(
         "1 trip for what is sealed: the casts",
         DIALECT,
-        {"return type_coerce(cast(column, self), column.type)": "return colexpr"},
+        {"return _SealedColumn(column, self)": "return colexpr"},
         TRIPS,
     ),
     Row(
@@ -227,42 +227,45 @@ ROWS = [
     Row(
         "a parameter without a type is not sealed",
         "src/{package}/database/sql.py",
-        {'return "$" not in rest and not': "return not"},
+        {"""return "$" not in rest and '"' not in rest and not""": "return not"},
         "tests/unit/test_sql.py::test_a_statement_whose_types_others_decide",
     ),
     Row(
         "casts without a length",
         DIALECT,
-        {
-            "_sealed_class(kind, name))": (
-                "_sealed_class(kind, self.type_compiler_instance.process(adapted)))"
-            )
-        },
+        {"return adapted.adapt(_sealed_class(kind, name, rendered))": (
+            "return adapted.adapt(_sealed_class(kind, rendered, rendered))"
+        )},
         SEALED + "test_a_type_that_changes_under_a_live_connection",
     ),
     Row(
         "casts of columns only",
         DIALECT,
-        {"if not isinstance(column, Column):": "if column is None:"},
+        {"if isinstance(column, Column) and isinstance(table, Table):": "if True:"},
         SEALED + "test_only_columns_are_cast",
+    ),
+    Row(
+        "no casts where they would change the result",
+        DIALECT,
+        {"if len(compiler.stack) > 1 or getattr(": "if getattr(", '"_distinct", False)': '"_nothing", False)'},
+        SEALED + "test_what_a_cast_would_change_has_none",
+    ),
+    Row(
+        "a table's types with their lengths",
+        DIALECT,
+        {"return self.name_in_tables if in_table else": "return"},
+        SEALED + "test_types_of_ones_own",
     ),
     Row(
         "values as the model has them, casts or not",
         DIALECT,
-        {"return type_coerce(cast(column, self), column.type)": "return cast(column, self)"},
+        {"return _SealedColumn(column, self)": "return cast(column, self)"},
         SEALED + "test_every_type_comes_back_as_it_went",
     ),
     Row(
         "types of an owner's, around those that are sealed",
         DIALECT,
-        {
-            '{"name_in_casts": name})\n': "{})\n",
-            "        return adapted.adapt(_sealed_class(kind, name))\n": (
-                "        sealed = adapted.adapt(_sealed_class(kind, name))\n"
-                "        sealed.name_in_casts = name\n"
-                "        return sealed\n"
-            ),
-        },
+        {'{"name_in_casts": in_casts, "name_in_tables": in_tables}': "{}"},
         SEALED + "test_every_type_comes_back_as_it_went",
     ),
     Row(
@@ -280,7 +283,7 @@ ROWS = [
     Row(
         "no moment without an offset",
         DIALECT,
-        {"if isinstance(value, datetime) and value.tzinfo is None:": "if False:"},
+        {'if isinstance(value, date) and getattr(value, "tzinfo", None) is None:': "if False:"},
         SEALED + "test_a_moment_without_an_offset_is_refused",
     ),
     Row(
@@ -359,8 +362,8 @@ ROWS = [
         "no connection for as long as a request, for what only reads",
         DATABASE_SESSION,
         {
-            "with self._engine.connect() as connection:\n            _lend_for_reading(connection)\n            if not": (
-                "connection = self._engine.connect()\n        if connection:\n            _lend_for_reading(connection)\n            if not"
+            "with self._engine.connect() as connection:\n            _lend_for_reading(connection)\n            if": (
+                "connection = self._engine.connect()\n        if connection:\n            _lend_for_reading(connection)\n            if"
             )
         },
         MISUSE + "test_a_dependency_that_reads_holds_no_connection",

@@ -3,6 +3,8 @@
 Each imports what it needs by itself: nobody waits for FastAPI to read a `--help`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -86,7 +88,7 @@ def serve(
         )
 
 
-async def refuse_wrong_login(settings: "Settings", *, migrations: bool = False) -> None:
+async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
     """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
     from {{ cookiecutter.package_name }}.database.engine import create_engine
     from {{ cookiecutter.package_name }}.database.failures import Failure, classify
@@ -114,7 +116,7 @@ async def refuse_wrong_login(settings: "Settings", *, migrations: bool = False) 
     logging.getLogger(__name__).warning("the login of %s could not be tried", variable)
 
 
-async def _connect(engine: "AsyncEngine") -> "DBAPIError | None":
+async def _connect(engine: AsyncEngine) -> DBAPIError | None:
     from sqlalchemy.exc import DBAPIError
 
     try:

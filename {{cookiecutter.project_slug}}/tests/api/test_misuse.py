@@ -21,8 +21,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from starlette.types import Message
 
 from {{ cookiecutter.package_name }}.database.base import Base
-from {{ cookiecutter.package_name }}.database.session import SessionEndedError, SessionInUseError
-from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep, SessionsDep
+from {{ cookiecutter.package_name }}.database.session import (
+    SessionEndedError,
+    SessionInUseError,
+)
+from {{ cookiecutter.package_name }}.web.dependencies import (
+    ReadSessionDep,
+    SessionDep,
+    SessionsDep,
+)
 
 from tests.support import Database, connect, eventually_gone, running
 

@@ -5,12 +5,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, event, exists, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.sql import Executable
 
-from {{ cookiecutter.package_name }}.database.session import ReadOnlyError, ReadSession, Sessions
+from {{ cookiecutter.package_name }}.database.session import (
+    ReadOnlyError,
+    ReadSession,
+    Sessions,
+)
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from tests.pooler.workload import Thing
@@ -67,6 +72,16 @@ async def test_a_write_after_a_read_has_its_transaction(
         text("/* SELECT */ DELETE FROM scratch.things"),
         text("WITH gone AS (DELETE FROM scratch.things RETURNING id) SELECT * FROM gone"),
         text("SELECT 1 AS one INTO scratch.copied"),
+        text("WITH a AS (SELECT 1) DELETE FROM scratch.things"),
+        text(
+            "WITH a AS (WITH b AS (SELECT 1) DELETE FROM scratch.things RETURNING 1) SELECT * FROM a"
+        ),
+        text("WITH a AS (SELECT 1) UPDATE scratch.things SET amount = 1"),
+        text("EXPLAIN ANALYZE CREATE TABLE scratch.copied AS SELECT 1"),
+        text("EXPLAIN (ANALYZE) DELETE FROM scratch.things"),
+        text("SELECT E'\\'' FROM scratch.things FOR UPDATE -- '"),
+        text("SELECT \"set_config\"('a.b', '1', true)"),
+        delete(Thing).where(Thing.id.in_(select(select(Thing.id).cte("old").c.id))),
         text("SELECT set_config('request.jwt.claims', '1', true)"),
         select(func.pg_advisory_xact_lock(1)),
         text("SET LOCAL statement_timeout = 1"),
@@ -106,6 +121,12 @@ async def test_many_rows_are_refused_too(
         "(VALUES (1)) UNION SELECT 2",
         "SHOW statement_timeout",
         "EXPLAIN SELECT 1",
+        "EXPLAIN (ANALYZE, COSTS OFF) SELECT 1",
+        "/* route=x */ SELECT 1",
+        "-- newest first\nSELECT 1",
+        "SELECT 1; -- done",
+        "SELECT $$INSERT INTO t$$, $a$ DELETE FROM t $a$",
+        "TABLE pg_catalog.pg_database",
     ],
 )
 async def test_what_only_looks_like_a_write_is_read(engine: AsyncEngine, statement: str) -> None:
@@ -176,3 +197,24 @@ async def test_a_result_is_complete(engine: AsyncEngine, database: Database, thi
     one, two = await read.execute(query), await read.execute(query)
     assert (one.first(), two.scalars().all()) == ((0,), [0, 1, 2])
     assert isinstance((await read.execute(select(Thing))).scalars().all()[0], Thing)
+    for statement in (query, select(Thing.amount).order_by(Thing.amount)):
+        batches = await read.execute(statement.execution_options(yield_per=2))
+        assert [len(batch) for batch in batches.partitions(2)] == [2, 1]
+
+
+async def test_reading_is_the_orms(engine: AsyncEngine, database: Database, things: str) -> None:
+    """Its checks and an owner's criteria count, for a statement without entities too."""
+    await _insert(database, things)
+    read = ReadSession(engine)
+
+    def only_others(state: ORMExecuteState) -> None:
+        state.statement = state.statement.options(with_loader_criteria(Thing, Thing.amount != 1))
+
+    event.listen(Session, "do_orm_execute", only_others)
+    try:
+        assert await read.scalar(select(exists().where(Thing.amount == 1))) is False
+        assert (await read.execute(select(Thing.amount))).all() == []
+        assert (await read.scalars(select(Thing))).all() == []
+    finally:
+        event.remove(Session, "do_orm_execute", only_others)
+    assert (await read.execute(select(Thing.amount))).all() == [(1,)]

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Column,
     Double,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     String,
@@ -32,6 +33,8 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    tuple_,
+    union_all,
     update,
 )
 from sqlalchemy import Enum as EnumType
@@ -39,7 +42,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, aliased, mapped_column
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeEngine
 
 from {{ cookiecutter.package_name }}.database import connection as connection_module
 from {{ cookiecutter.package_name }}.database.base import Base
@@ -416,6 +421,53 @@ async def test_only_columns_are_cast(engine: AsyncEngine, database: Database, sa
     sealed = select(cast(func.count(), BigInteger).label("n")).select_from(TABLE)
     assert is_sealed(str(sealed.compile(dialect=engine.dialect)))
     assert await read.scalar(sealed) == 2
+
+
+async def test_what_a_cast_would_change_has_none(
+    engine: AsyncEngine, database: Database, samples: str
+) -> None:
+    """DISTINCT has to find what ORDER BY has; a branch's type is not the UNION's; a tuple has no name."""
+    async with connect(database.url) as direct:
+        await direct.execute(
+            f"INSERT INTO {samples} (id, small, name, price) VALUES (1, 1, 'a', 1.10), (2, 1, 'b', 5.50)"
+        )
+    read = ReadSession(engine)
+    for column in (Sample.name, Sample.price, Sample.colour):
+        assert (await read.execute(select(column).distinct().order_by(column))).all()
+    union = union_all(select(Sample.small), select(Sample.price)).subquery()
+    found = await read.scalars(select(union.c.small).order_by(union.c.small))
+    assert found.all() == [1, 1, Decimal("1.10"), Decimal("5.50")]
+    union = union_all(select(Sample.small), select(Sample.id + 2**40)).subquery()
+    assert await read.scalar(select(func.max(union.c.small))) == 2**40 + 2
+    assert max((await read.scalars(select(union))).all()) == 2**40 + 2
+    pairs = tuple_(Sample.id, Sample.name).in_([(1, "a"), (2, "a")])
+    assert (await read.scalars(select(Sample.id).where(pairs))).all() == [1]
+    other = aliased(Sample)
+    joined = select(other.id, Sample.name).join(Sample, Sample.id == other.id)
+    assert is_sealed(str(joined.compile(dialect=engine.dialect)))
+
+
+class Secret(TypeDecorator[bytes]):
+    impl = LargeBinary
+    cache_ok = True
+
+
+class Code(TypeDecorator[str]):
+    """As documented for a type that is another one for each database."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(8))
+
+
+def test_types_of_ones_own(engine: AsyncEngine) -> None:
+    """They are bound and read as any other, and a table gets them with their length."""
+    table = Table("t", MetaData(), Column("secret", Secret), Column("code", Code))
+    for statement in (insert(table), select(table).where(table.c.code == "a")):
+        assert is_sealed(str(statement.compile(dialect=engine.dialect)))
+    assert "code VARCHAR(8)" in str(CreateTable(table).compile(dialect=engine.dialect))
 
 
 async def test_a_moment_without_an_offset_is_refused(engine: AsyncEngine, samples: str) -> None:

@@ -53,6 +53,10 @@ NOT_SEALED = [
     "UPDATE a SET name=$1::VARCHAR returning a.id",
     "INSERT INTO a (name) VALUES ($1::VARCHAR) RETURNING a.id, CAST(a.id AS BIGINT) AS returning",
     "SELECT CAST(a.id AS BIGINT) AS \"x'\" FROM a WHERE a.name = '",
+    'SELECT CAST(a."5""" AS BIGINT) AS id FROM a WHERE a."x""" IS NULL UNION ALL SELECT b.id FROM b',
+    'SELECT CAST(a.id AS BIGINT) AS id FROM a WHERE a."x = $1',
+    "SELECT CAST(a.id AS BIGINT) AS id FROM a WHERE a.b = 1UNION SELECT b.id FROM b",
+    "INSERT INTO a (b) VALUES (1)RETURNING a.id",
     "",
 ]
 
@@ -72,5 +76,6 @@ def test_a_length_is_left_out_and_truncates_nothing() -> None:
     assert fixed_type("NUMERIC(10, 2)") == "NUMERIC"
     assert fixed_type("TIMESTAMP(3) WITH TIME ZONE") == "TIMESTAMP WITH TIME ZONE"
     assert fixed_type("VARCHAR(3)[]") == "VARCHAR[]"
+    assert (fixed_type("FLOAT(24)"), fixed_type("FLOAT(25)")) == ("REAL", "FLOAT")
     for other in ("CHAR(3)", "CHAR", "mood", "CITEXT", "BIT(3)", "VARCHAR(3) COLLATE x", "HSTORE"):
         assert fixed_type(other) is None

@@ -12,15 +12,17 @@ Such a statement is "sealed": it means the same whatever becomes of the table, a
 those of results are written here, for each column of a table, in SELECT and in RETURNING.
 """
 
-from datetime import datetime
+from datetime import date
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, DateTime, TypeDecorator, cast, type_coerce
+from sqlalchemy import Alias, Column, DateTime, Table, TypeDecorator, cast
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import CompileError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement, Label
 from sqlalchemy.types import TypeEngine
 
@@ -29,6 +31,9 @@ from {{ cookiecutter.package_name }}.database.sql import fixed_type
 DRIVER = "postgresql+sealed"
 """What a URL begins with to get this dialect."""
 
+# What SQLAlchemy raises for a type that is not known yet, or that has no name, such as a tuple.
+_NO_NAME = (AttributeError, CompileError)
+
 
 class _Sealed(TypeEngine[Any]):
     """Mixed into a type of the dialect: casts have its name without a length, which would truncate."""
@@ -36,24 +41,30 @@ class _Sealed(TypeEngine[Any]):
     __visit_name__ = "user_defined"  # so that `get_col_spec` names it
     render_bind_cast = True
     name_in_casts: str
+    name_in_tables: str
 
-    def get_col_spec(self, **_: object) -> str:
-        return self.name_in_casts
+    def get_col_spec(self, **where: object) -> str:
+        in_table = isinstance(where.get("type_expression"), Column)
+        return self.name_in_tables if in_table else self.name_in_casts
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         column = colexpr.element if isinstance(colexpr, Label) else colexpr
-        # Nothing but columns: SQLAlchemy takes sum() of an int for an int, and PostgreSQL does not.
-        if not isinstance(column, Column):
-            return colexpr
-        return type_coerce(cast(column, self), column.type)
+        # Nothing but columns of tables. SQLAlchemy takes sum() of an int for an int, and the column of
+        # a UNION for what its first branch has; PostgreSQL does not.
+        table = getattr(column, "table", None)
+        if isinstance(table, Alias):
+            table = table.element
+        if isinstance(column, Column) and isinstance(table, Table):
+            return _SealedColumn(column, self)
+        return colexpr
 
     def bind_processor(self, dialect: Dialect) -> Any:
         process = super().bind_processor(dialect)
         if not isinstance(self, DateTime) or not self.timezone:
             return process
 
-        def refuse_naive(value: datetime | None) -> datetime | None:
-            if isinstance(value, datetime) and value.tzinfo is None:
+        def refuse_naive(value: date | None) -> date | None:
+            if isinstance(value, date) and getattr(value, "tzinfo", None) is None:
                 # asyncpg would take it for the local time of this process.
                 raise ValueError("a datetime without an offset has no place in timestamptz")
             return process(value) if process else value
@@ -61,10 +72,31 @@ class _Sealed(TypeEngine[Any]):
         return refuse_naive
 
 
+class _SealedColumn(ColumnElement[Any]):
+    """A column among the results of a statement."""
+
+    def __init__(self, column: Column[Any], sealed: _Sealed) -> None:
+        self.column = column
+        self.type = column.type
+        self.sealed = sealed
+
+
+@compiles(_SealedColumn)
+def _compile(element: _SealedColumn, compiler: SQLCompiler, **options: Any) -> str:
+    # Not in the branch of a UNION, which may decide another one's type. And not with DISTINCT, where
+    # PostgreSQL wants to find what ORDER BY has among the results.
+    inside = compiler.stack[-1]["selectable"]
+    if len(compiler.stack) > 1 or getattr(inside, "_distinct", False):
+        return compiler.process(element.column, **options)
+    return compiler.process(cast(element.column, element.sealed), **options)
+
+
 @cache
-def _sealed_class(kind: Any, name: str) -> type[_Sealed]:
-    # The name is the class's: a TypeDecorator copies its type, and attributes don't come along.
-    return type(kind.__name__, (_Sealed, kind), {"name_in_casts": name})
+def _sealed_class(kind: Any, in_casts: str, in_tables: str) -> type[_Sealed]:
+    # The names are the class's: a TypeDecorator copies its type, and attributes don't come along.
+    return type(
+        kind.__name__, (_Sealed, kind), {"name_in_casts": in_casts, "name_in_tables": in_tables}
+    )
 
 
 class SealingDialect(PGDialect_asyncpg):
@@ -76,13 +108,14 @@ class SealingDialect(PGDialect_asyncpg):
         if isinstance(adapted, (TypeDecorator, _Sealed)):
             return adapted
         try:
-            name = fixed_type(self.type_compiler_instance.process(adapted))
-        except CompileError:  # a type that is not known, or has no name
+            rendered = self.type_compiler_instance.process(adapted)
+        except _NO_NAME:
             return adapted
+        name = fixed_type(rendered)
         if name is None:
             return adapted
         kind: Any = type(adapted)
-        return adapted.adapt(_sealed_class(kind, name))
+        return adapted.adapt(_sealed_class(kind, name, rendered))
 
 
 registry.register(DRIVER.replace("+", "."), __name__, SealingDialect.__name__)

@@ -39,6 +39,7 @@ class Failure(Enum):
 # (42), a swallowed error (25P02), what no request's value can cause.
 _BY_SQLSTATE = {
     "08": Failure.UNAVAILABLE,  # connection exception; Supavisor: PostgreSQL itself is down
+    "21": Failure.INVALID,  # ON CONFLICT meets one row twice: two values of one request are the same
     "22": Failure.INVALID,  # a value that the type doesn't have: text, JSON, date, encoding ...
     "22012": Failure.UNKNOWN,  # division by zero
     "2200H": Failure.UNKNOWN,  # a sequence has reached its end
@@ -54,7 +55,7 @@ _BY_SQLSTATE = {
     "42501": Failure.FORBIDDEN,  # insufficient privilege, row-level security
     "44": Failure.INVALID,  # a view's WITH CHECK OPTION
     "53": Failure.UNAVAILABLE,  # too many connections, out of memory, disk full
-    "54000": Failure.INVALID,  # too long for an index or a text search
+    "54": Failure.INVALID,  # too long for an index, too deep for JSON
     "55P03": Failure.UNAVAILABLE,  # lock not available
     "57": Failure.UNAVAILABLE,  # cancelled, shutting down, starting up
     "58030": Failure.UNAVAILABLE,  # the disk failed

@@ -9,7 +9,8 @@ _TYPE = (
     r"(?:BIGINT|INTEGER|SMALLINT|NUMERIC|FLOAT|REAL|DOUBLE PRECISION|BOOLEAN|VARCHAR|TEXT|BYTEA|UUID"
     r"|DATE|INTERVAL|JSONB?|TIME(?:STAMP)? WITH(?:OUT)? TIME ZONE)(?:\[\])*"
 )
-_NAME = r'(?:[A-Za-z_][A-Za-z0-9_]*|"[^"]+")'
+_QUOTED = r'"(?:[^"]|"")+"'
+_NAME = rf"(?:[A-Za-z_][A-Za-z0-9_]*|{_QUOTED})"
 _COLUMN = rf"(?:{_NAME}\.)?(?:{_NAME}\.)?{_NAME}"
 _VALUE = rf"(?:{_COLUMN}|[a-z_0-9]+\((?:\*|{_COLUMN})\))"  # or a function of one: count(*), max(a)
 _RESULT = rf"(?:CAST\({_VALUE} AS {_TYPE}\)|\$[0-9]+::{_TYPE})(?: AS {_NAME})?(?=,|\s|$)"
@@ -23,17 +24,23 @@ _FIXED_PARAMETER = re.compile(rf"\$[0-9]+::{_TYPE}(?![\w\[(])|(?<=CAST\()\$[0-9]
 # A string, a comment or a second statement may hide anything. A branch of a UNION, another query's
 # results and a nested RETURNING have a say in the types of the whole.
 _HIDES = re.compile(
-    r"['\\;]|--|/\*|\$[^0-9]|\b(?:UNION|INTERSECT|EXCEPT|RETURNING|INTO)\b", re.IGNORECASE
+    r"['\\;]|--|/\*|\$[^0-9]|(?<![A-Za-z_])(?:UNION|INTERSECT|EXCEPT|RETURNING|INTO)(?![A-Za-z_])",
+    re.IGNORECASE,
 )
-_QUOTED_NAME = re.compile(r'"[^"]+"')
 
-_NO_CODE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
-_READS = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN)\b", re.IGNORECASE)
+_STRING = r"[eE]'(?:\\.|''|[^'\\])*'|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$"
+_NO_CODE = re.compile(rf"{_STRING}|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_READS = re.compile(
+    r"\s*(?:EXPLAIN(?:\s+ANALY[SZ]E|\s+VERBOSE|\s*\([^)]*\))*\s+)?(?:[\s(]*(?:SELECT|WITH|VALUES|TABLE)|SHOW)\b",
+    re.IGNORECASE,
+)
 _WRITES = re.compile(
-    r"\bINTO\b|\(\s*(?:INSERT|UPDATE|DELETE|MERGE)\b|\bEXPLAIN\b.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b|;\s*\S"
-    r"|\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b|\bFOR\s+(?:KEY\s+)?SHARE\b"
-    r"|\b(?:set_config|pg_(?:try_)?advisory_\w+)\s*\(",
+    r"\bINTO\b|\bDELETE\s+FROM\b|\bUPDATE\b.*\bSET\b|;\s*\S"
+    r"|\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b|\bFOR\s+(?:KEY\s+)?SHARE\b",
     re.IGNORECASE | re.DOTALL,
+)
+_NEEDS_A_TRANSACTION = re.compile(
+    r"\b(?:set_config|pg_(?:try_)?advisory_\w+)\"?\s*\(", re.IGNORECASE
 )
 
 
@@ -42,6 +49,7 @@ def fixed_type(rendered: str) -> str | None:
 
     None, if it is none of those whose values look the same for ever.
     """
+    rendered = re.sub(r"^FLOAT\((?:1?\d|2[0-4])\)", "REAL", rendered)
     plain = re.sub(r"\([0-9, ]+\)", "", rendered)
     return plain if _FIXED_TYPE.fullmatch(plain) else None
 
@@ -62,8 +70,8 @@ def is_sealed(statement: str) -> bool:
         rest = re.sub(r"^INSERT INTO", "INSERT", rest)
     else:
         return False
-    rest = _FIXED_PARAMETER.sub("", rest)
-    return "$" not in rest and not _HIDES.search(_QUOTED_NAME.sub("", rest))
+    rest = _FIXED_PARAMETER.sub("", re.sub(_QUOTED, "x", rest))
+    return "$" not in rest and '"' not in rest and not _HIDES.search(rest)
 
 
 @lru_cache(maxsize=4096)
@@ -73,5 +81,10 @@ def only_reads(statement: str) -> bool:
 
     What a function does can't be seen.
     """
-    code = _NO_CODE.sub(" x ", statement)
-    return bool(_READS.match(code)) and not _WRITES.search(code)
+    code = _NO_CODE.sub(" ", statement)
+    words = re.sub(_QUOTED, "x", code)
+    return (
+        _READS.match(words) is not None
+        and _WRITES.search(words) is None
+        and _NEEDS_A_TRANSACTION.search(code) is None
+    )

@@ -5,7 +5,12 @@ from fastapi.exceptions import HTTPException
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from {{ cookiecutter.package_name }}.items.models import Item, items
-from {{ cookiecutter.package_name }}.items.schemas import ItemChange, ItemCreate, ItemPage, ItemRead
+from {{ cookiecutter.package_name }}.items.schemas import (
+    ItemChange,
+    ItemCreate,
+    ItemPage,
+    ItemRead,
+)
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
 from {{ cookiecutter.package_name }}.web.problems import problems
 
