@@ -23,7 +23,6 @@ MAIN = "src/{package}/main.py"
 CLI = "src/{package}/cli.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
-PROTOCOL = "src/{package}/web/protocol.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -178,7 +177,7 @@ ROWS = [
     Row(
         "a backend given back after a refused argument",
         ENGINE,
-        {"    _synchronise_after_errors(engine)\n": ""},
+        {'if entry.info.pop("failed", False) and state.asyncio_safe:': "if False:"},
         "tests/pooler/test_reading.py::test_a_refused_argument_leaves_no_backend_pinned",
     ),
     Row(
@@ -797,7 +796,7 @@ ROWS = [
     ),
     Row(
         "a limit for headers that is none for bodies",
-        PROTOCOL,
+        LIMITS,
         {
             "        self._unfinished = 0\n        super().on_body(body)": "        super().on_body(body)"
         },
@@ -805,7 +804,7 @@ ROWS = [
     ),
     Row(
         "a limit for headers that is one for each request",
-        PROTOCOL,
+        LIMITS,
         {
             "        self._unfinished = 0\n        super().on_message_complete": (
                 "        super().on_message_complete"
@@ -910,7 +909,7 @@ ROWS = [
     ),
     Row(
         "few requests ahead of their answers",
-        PROTOCOL,
+        LIMITS,
         {"MAX_AHEAD = 16": "MAX_AHEAD = 1_000_000"},
         HOSTILE + "test_a_flood_of_headers_is_cut_off",
     ),

@@ -61,7 +61,7 @@ def serve(
 
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
-    from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
+    from {{ cookiecutter.package_name }}.web.limits import HeadLimit
 
     settings = load_settings()
     configure_logging(settings)
