@@ -28,7 +28,7 @@ from sqlalchemy.util import await_only
 from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
-from {{ cookiecutter.package_name }}.database.values import hide_values
+from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
