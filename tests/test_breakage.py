@@ -21,9 +21,10 @@ PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
 MAIN = "src/{package}/main.py"
 CLI = "src/{package}/cli.py"
+LOGIN = "src/{package}/database/login.py"
+REPORT = "src/{package}/database/report.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
-PROTOCOL = "src/{package}/web/protocol.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -179,7 +180,7 @@ ROWS = [
     Row(
         "a backend given back after a refused argument",
         ENGINE,
-        {"    _synchronise_after_errors(engine)\n": ""},
+        {'if entry.info.pop("failed", False) and state.asyncio_safe:': "if False:"},
         "tests/pooler/test_reading.py::test_a_refused_argument_leaves_no_backend_pinned",
     ),
     Row(
@@ -484,7 +485,7 @@ ROWS = [
     ),
     Row(
         "no value of a request in the log",
-        PROBLEMS,
+        REPORT,
         {'error=f"{type(cause).__module__}.{type(cause).__name__}"': "error=str(vars(cause))"},
         WEB + "test_a_value_that_the_database_refuses_is_not_logged",
     ),
@@ -584,7 +585,7 @@ ROWS = [
     ),
     Row(
         "a second try of a refused password: serve and migrate",
-        CLI,
+        LOGIN,
         {
             "            await asyncio.sleep(SECOND_TRY)\n"
             "            error = await _connect(engine)\n": "            pass\n"
@@ -593,7 +594,7 @@ ROWS = [
     ),
     Row(
         "fewer than ten logins of a pod that starts again and again",
-        CLI,
+        LOGIN,
         {"SECOND_TRY = 20": "SECOND_TRY = 10"},
         KUBERNETES + "test_a_wrong_password_locks_nobody_out",
     ),
@@ -617,14 +618,14 @@ ROWS = [
     ),
     Row(
         "why it can't connect, in the log",
-        PROBLEMS,
+        REPORT,
         {'"reason": cause.reason': '"reason": type(cause).__name__'},
         CONNECTING + "test_the_log_says_where_and_why",
     ),
     Row(
         "why it can't connect, when it starts",
-        CLI,
-        {"    log_failure(error, failure)\n": ""},
+        LOGIN,
+        {"if log_failure(error) is Failure.LOGIN:": "if classify(error) is Failure.LOGIN:", "import Failure\n": "import Failure, classify\n"},
         SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
@@ -703,7 +704,7 @@ ROWS = [
     Row(
         "a line for a failure after the answer has begun",
         PROBLEMS,
-        {"        log_failure(found, classify(found))\n": "        pass\n"},
+        {"        log_failure(found)\n": "        pass\n"},
         LATE,
     ),
     Row(
@@ -739,12 +740,12 @@ ROWS = [
     Row(
         "a SQLSTATE in the log for what is a defect",
         PROBLEMS,
-        {"        log_failure(found, classify(found))\n": "        pass\n"},
+        {"        log_failure(found)\n": "        pass\n"},
         WEB + "test_a_wrong_statement_is_a_defect_too",
     ),
     Row(
         "a pooler's words in the log",
-        PROBLEMS,
+        REPORT,
         {"        pooler=pooler_words(cause),\n": ""},
         "tests/pooler/test_failures.py::test_the_log_names_a_poolers_refusal",
     ),
@@ -837,7 +838,7 @@ ROWS = [
     ),
     Row(
         "a limit for headers that is none for bodies",
-        PROTOCOL,
+        LIMITS,
         {
             "        self._unfinished = 0\n        super().on_body(body)": "        super().on_body(body)"
         },
@@ -845,7 +846,7 @@ ROWS = [
     ),
     Row(
         "a limit for headers that is one for each request",
-        PROTOCOL,
+        LIMITS,
         {
             "        self._unfinished = 0\n        super().on_message_complete": (
                 "        super().on_message_complete"
@@ -950,7 +951,7 @@ ROWS = [
     ),
     Row(
         "few requests ahead of their answers",
-        PROTOCOL,
+        LIMITS,
         {"MAX_AHEAD = 16": "MAX_AHEAD = 1_000_000"},
         HOSTILE + "test_a_flood_of_headers_is_cut_off",
     ),

@@ -3,10 +3,7 @@
 Each imports what it needs by itself: nobody waits for FastAPI to read a `--help`.
 """
 
-from __future__ import annotations
-
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -14,15 +11,9 @@ from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from sqlalchemy.exc import DBAPIError
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
-    from {{ cookiecutter.package_name }}.settings import Settings
 
 APP = "{{ cookiecutter.package_name }}.main:create_app"
 
@@ -33,14 +24,6 @@ GRACE_PERIOD = 20
 # Seconds that a connection may be idle: more than a reverse proxy keeps one (nginx and AWS: 60), and than
 # who was refused is told to wait. The next request on a connection that is just being closed fails.
 KEEP_ALIVE = 75
-
-# The SQLSTATE of Supavisor, which after a change of the password may refuse the new one once, from its
-# cache, and of PostgreSQL.
-WRONG_PASSWORD = "28P01"
-
-# Seconds. 20: a container that is started again and again then sends 8 of them in Supavisor's 150 s,
-# where ten block everybody (tests/unit/test_kubernetes.py counts them).
-SECOND_TRY = 20
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
@@ -61,9 +44,10 @@ def serve(
     """Run the service."""
     import uvicorn
 
+    from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
-    from {{ cookiecutter.package_name }}.web.protocol import HeadLimit
+    from {{ cookiecutter.package_name }}.web.limits import HeadLimit
 
     settings = load_settings()
     configure_logging(settings)
@@ -88,44 +72,6 @@ def serve(
         )
 
 
-async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
-    """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
-    from {{ cookiecutter.package_name }}.database.engine import create_engine
-    from {{ cookiecutter.package_name }}.database.failures import Failure, classify
-    from {{ cookiecutter.package_name }}.web.problems import log_failure
-
-    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
-    engine = create_engine(settings, migrations=migrations)
-    try:
-        error = await _connect(engine)
-        if error is not None and getattr(error.orig, "sqlstate", None) == WRONG_PASSWORD:
-            await asyncio.sleep(SECOND_TRY)
-            error = await _connect(engine)
-    finally:
-        await engine.dispose()
-    if error is None:
-        return
-    failure = classify(error)
-    if failure is Failure.LOGIN:
-        raise SystemExit(
-            f"{variable} can't be used: {error.orig}. Check the user, the password and the "
-            "database. Do not restart in a loop: after ten wrong passwords Supavisor blocks every "
-            "client from this address."
-        )
-    log_failure(error, failure)
-    logging.getLogger(__name__).warning("the login of %s could not be tried", variable)
-
-
-async def _connect(engine: AsyncEngine) -> DBAPIError | None:
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        async with engine.connect():
-            return None
-    except DBAPIError as error:
-        return error
-
-
 @main.command()
 def migrate(
     x: Annotated[
@@ -139,7 +85,8 @@ def migrate(
     from sqlalchemy.exc import DBAPIError
 
     from {{ cookiecutter.package_name }}.database.failures import Failure, classify
-    from {{ cookiecutter.package_name }}.database.values import hide_values
+    from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
+    from {{ cookiecutter.package_name }}.database.report import hide_values
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import StatementError
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from {{ cookiecutter.package_name }}.database.failures import related
-from {{ cookiecutter.package_name }}.database.values import hide_values
+from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
 

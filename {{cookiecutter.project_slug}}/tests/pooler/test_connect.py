@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
-from {{ cookiecutter.package_name }} import cli
 from {{ cookiecutter.package_name }}.database import connect as connecting
+from {{ cookiecutter.package_name }}.database import login
 from {{ cookiecutter.package_name }}.database.connect import CantConnectError
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
@@ -153,16 +153,16 @@ async def test_a_command_tries_a_refused_password_once_more(
 ) -> None:
     """As for the running service: Supavisor refuses a new password once."""
     monkeypatch.setattr(connecting, "SECOND_TRY", 0.1)
-    monkeypatch.setattr(cli, "SECOND_TRY", 0.5)
+    monkeypatch.setattr(login, "SECOND_TRY", 0.5)
     urls = {"database_url": rotated.url, "database_migration_url": rotated.url}
     starting = Settings.model_validate(settings.model_dump() | urls)
     await rotated.password("new")
     variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
     with pytest.raises(SystemExit, match=f"^{variable} can't be used"):
-        await cli.refuse_wrong_login(starting, migrations=migrations)
+        await login.refuse_wrong_login(starting, migrations=migrations)
     assert rotated.proxy.refused == 2
 
-    check = asyncio.create_task(cli.refuse_wrong_login(starting, migrations=migrations))
+    check = asyncio.create_task(login.refuse_wrong_login(starting, migrations=migrations))
     while rotated.proxy.refused < 3:
         await asyncio.sleep(0.01)
     await rotated.password("old")

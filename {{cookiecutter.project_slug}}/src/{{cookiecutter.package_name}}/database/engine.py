@@ -1,20 +1,14 @@
 """The engine: one pool of connections for one process, correct behind any pooler.
 
 A transaction-mode pooler may run each transaction of a client, and in AUTOCOMMIT each statement,
-on another server connection ("backend"). A prepared statement lives on one backend, under a name,
-so a client that remembers names fails as soon as it is moved: "prepared statement
-__asyncpg_stmt_1__ does not exist".
+on another server connection ("backend"), and a prepared statement lives on one. So both caches of
+prepared statements are off:
 
-asyncpg and SQLAlchemy each keep a cache of prepared statements, and both have to be off:
-
-- With its own cache off, asyncpg (0.31 and newer) prepares the statement without a name and parses
-  it again in the same message that runs it. Nothing depends on which backend answers, and nothing
-  is left behind on it.
-- With SQLAlchemy's cache left on, the client keeps a statement's description while the server
-  parses anew. After another process changed a column from int8 to float8, a SELECT returned
-  4631248529308778496 for 43.0 and an UPDATE to 44 stored 2.17e-322, without any error.
-
-What may be kept nevertheless, and spares half of a read's round trips, is in `database/dialect.py`.
+- Without its own, asyncpg (0.31 and newer) prepares a statement without a name, and parses it again in
+  the message that runs it. Nothing depends on the backend, and nothing is left behind on it.
+- With SQLAlchemy's, the client keeps a statement's description while the server parses anew. After a
+  column went from int8 to float8, SELECT returned 4631248529308778496 for 43.0 and an UPDATE to 44
+  stored 2.17e-322, without any error. What may be kept nevertheless is in `database/dialect.py`.
 """
 
 import time
@@ -34,7 +28,7 @@ from sqlalchemy.util import await_only
 from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
-from {{ cookiecutter.package_name }}.database.values import hide_values
+from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
@@ -77,12 +71,11 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     engine = create_async_engine(
         target.url.set(drivername=DRIVER), connect_args=connect_args, hide_parameters=True, **pool
     )
-    if not migrations:
+    if not migrations:  # whose statements have no value of a request
         event.listen(engine.sync_engine, "handle_error", _hide_values)
     _replace_lost_connections(engine)
-    _ping_after_idle(engine, settings)
-    _synchronise_after_errors(engine)
-    _take_back(engine)
+    _ping_after_idle(engine, settings.database_ping_after_idle)
+    _free_backends(engine)
     return engine
 
 
@@ -112,8 +105,8 @@ def _hide_values(context: ExceptionContext) -> None:
 def _replace_lost_connections(engine: AsyncEngine) -> None:
     """Throw away what can't be used any more, and no more than that.
 
-    asyncpg leaves a reset or a timeout as a bare `OSError`. Here it becomes an `OperationalError`:
-    whoever catches `SQLAlchemyError` then has every failure of the database, and nothing else.
+    asyncpg leaves a reset or a timeout as a bare `OSError`. Here it becomes an `OperationalError`, so that
+    every failure of the database is a `SQLAlchemyError`.
     """
 
     @event.listens_for(engine.sync_engine, "handle_error")
@@ -121,8 +114,7 @@ def _replace_lost_connections(engine: AsyncEngine) -> None:
         error = context.original_exception
         lost = isinstance(error, OSError)
         # After a timeout too: if it was BEGIN that timed out, asyncpg believes in a transaction that
-        # SQLAlchemy has forgotten, and every later one on this connection would be a savepoint in it,
-        # acknowledged and never committed.
+        # SQLAlchemy has forgotten, and every later one would be a savepoint in it, never committed.
         if lost or getattr(error, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = True
         context.invalidate_pool_on_disconnect = _all_broke(error)
@@ -131,21 +123,16 @@ def _replace_lost_connections(engine: AsyncEngine) -> None:
 
 
 def _all_broke(error: BaseException) -> bool:
-    """Whether the other connections have to go, too.
-
-    After a reset they do, as a rule. A timeout, or what a server or a pooler says, is about one: a
-    pooler that is only busy would get all of them opened anew, the worst that could happen to it. And
-    of a connection that was closed the pool finds out by itself.
-    """
+    """Whether the other connections have to go, too: after a reset, as a rule. A timeout, or what a
+    pooler says, is about one, and a busy pooler must not get all of them opened anew."""
     return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
-def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
-    """Ping a connection before use, but only if it lay in the pool for a while.
+def _ping_after_idle(engine: AsyncEngine, idle: float) -> None:
+    """Ping a connection before use, if it lay in the pool for so many seconds.
 
-    `pool_pre_ping` would add 4 round trips to every checkout. A connection that was in use a moment
-    ago hardly ever needs it; one that lay idle may have been closed by the pooler, a firewall or
-    a load balancer. The ping is one round trip, and needs no transaction or prepared statement.
+    `pool_pre_ping` would add 4 round trips to every checkout; this is one, and only where a pooler, a
+    firewall or a load balancer may have closed the connection meanwhile.
     """
 
     @event.listens_for(engine.sync_engine, "checkin")
@@ -160,7 +147,7 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
         if connection.driver_connection.is_closed():  # the server said so while it lay idle
             raise DisconnectionError
         idle_since = entry.info.get("idle_since")  # None: it was opened just now
-        if idle_since is None or time.monotonic() - idle_since < settings.database_ping_after_idle:
+        if idle_since is None or time.monotonic() - idle_since < idle:
             return
         try:
             await_only(_answer(connection))
@@ -170,13 +157,12 @@ def _ping_after_idle(engine: AsyncEngine, settings: Settings) -> None:
             raise (InvalidatePoolError if _all_broke(error) else DisconnectionError) from error
 
 
-def _synchronise_after_errors(engine: AsyncEngine) -> None:
-    """Give the pooler its backend back after an error in AUTOCOMMIT.
+def _free_backends(engine: AsyncEngine) -> None:
+    """Let a connection that comes back hold no backend, and have no trace of who had it.
 
-    When asyncpg refuses an argument on the client's side (2**40 for an int4 column), it has sent Parse
-    and Describe already, but no Sync, and the pooler keeps a backend for this connection until its
-    next statement. Three such requests blocked every other client of a pool of three. In a
-    transaction the ROLLBACK ends it; here, one simple query does, before the connection goes back.
+    When asyncpg refuses an argument (2**40 for an int4 column), it has sent Parse and Describe, but no
+    Sync, and the pooler keeps a backend for this connection until its next statement. In a transaction
+    that is the ROLLBACK; in AUTOCOMMIT, a simple query here.
     """
 
     @event.listens_for(engine.sync_engine, "handle_error")
@@ -192,15 +178,6 @@ def _synchronise_after_errors(engine: AsyncEngine) -> None:
     ) -> None:
         if entry.info.pop("failed", False) and state.asyncio_safe:
             await_only(_answer(connection))
-
-
-def _take_back(engine: AsyncEngine) -> None:
-    """Make a connection that comes back one that anybody can have."""
-
-    @event.listens_for(engine.sync_engine, "reset")
-    def reset(
-        connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
-    ) -> None:
         if state.asyncio_safe:
             connection.rollback()
         connection.autocommit = False

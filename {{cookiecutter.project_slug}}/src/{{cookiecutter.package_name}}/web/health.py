@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from {{ cookiecutter.package_name }}.database.failures import classify
+from {{ cookiecutter.package_name }}.database.report import log_failure
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep
-from {{ cookiecutter.package_name }}.web.problems import log_failure, problems
+from {{ cookiecutter.package_name }}.web.problems import problems
 
 router = APIRouter(tags=["health"])
 
@@ -36,7 +36,7 @@ async def readyz(session: ReadSessionDep) -> Health:
         async with asyncio.timeout(READINESS_TIMEOUT):
             await session.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
-        log_failure(error, classify(error))
+        log_failure(error)
         raise HTTPException(503, "The database does not answer.") from error
     except TimeoutError as error:
         raise HTTPException(503, f"No answer within {READINESS_TIMEOUT} s.") from error

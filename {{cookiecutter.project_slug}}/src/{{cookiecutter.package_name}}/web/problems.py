@@ -17,13 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Send
 
-from {{ cookiecutter.package_name }}.database.connect import CantConnectError
-from {{ cookiecutter.package_name }}.database.failures import (
-    Failure,
-    classify,
-    pooler_words,
-    related,
-)
+from {{ cookiecutter.package_name }}.database.failures import Failure, classify, related
+from {{ cookiecutter.package_name }}.database.report import log_failure
 
 log = structlog.get_logger()
 
@@ -35,6 +30,15 @@ RETRY_AFTER = 1
 MAX_ERRORS = 20
 # Characters of a location or a message, which a client may have made up.
 MAX_TEXT = 200
+
+_ANSWERS = {
+    Failure.UNAVAILABLE: (503, BUSY),
+    Failure.LOGIN: (503, "The database can't be used."),
+    Failure.CONFLICT: (409, "This contradicts something that is stored."),
+    Failure.INVALID: (422, "The database can't store such a value."),
+    Failure.FORBIDDEN: (403, "The database does not allow this."),
+    Failure.UNKNOWN: (500, None),
+}
 
 
 class Problem(BaseModel):
@@ -90,13 +94,8 @@ def _respond(
     return ProblemResponse(problem.model_dump(exclude_none=True), status, headers)
 
 
-def busy() -> ProblemResponse:
-    """503: nothing is wrong with the request, but not now."""
-    return _respond(503, BUSY, headers={"Retry-After": str(RETRY_AFTER)})
-
-
 async def refuse(send: Send, retry_after: int) -> None:
-    """`busy()` for a thousand at once: its parts are ready, but for the id and the seconds."""
+    """503 for a thousand at once: ready, but for the id and the seconds."""
     # An id has nothing in it that JSON would escape: main.py's REQUEST_ID.
     body = _REFUSAL % (correlation_id.get() or "").encode()
     headers = [
@@ -138,25 +137,6 @@ async def _invalid(request: Request, error: RequestValidationError) -> ProblemRe
     return _respond(422, "The request does not fit the schema.", errors=errors)
 
 
-def log_failure(error: SQLAlchemyError, failure: Failure) -> None:
-    """Log what a database answered, or why it did not."""
-    # Not the error's text: asyncpg and PostgreSQL put the values of the request into it.
-    cause = getattr(error, "driver_exception", None) or error
-    place = {}
-    if isinstance(cause, CantConnectError):
-        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
-    log.warning(
-        "database failure",
-        failure=failure.name,
-        # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
-        error=f"{type(cause).__module__}.{type(cause).__name__}",
-        sqlstate=getattr(cause, "sqlstate", None),
-        pooler=pooler_words(cause),
-        constraint=getattr(cause, "constraint_name", None),
-        **place,
-    )
-
-
 def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
     """The failure of the database that an error is, holds or was raised from."""
     found = (it for it in related(error) if isinstance(it, SQLAlchemyError)) if error else ()
@@ -165,37 +145,24 @@ def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
 
 async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> ProblemResponse | None:
     failure = classify(error)
+    if failure is Failure.UNKNOWN and not isinstance(connection, WebSocket):
+        raise error  # to `_unexpected`
+    log_failure(error)
     if isinstance(connection, WebSocket):
         return await _end(connection, error, failure)
-    if failure is Failure.UNKNOWN:
-        raise error
-    log_failure(error, failure)
     return _answer(failure)
 
 
 def _answer(failure: Failure) -> ProblemResponse:
-    match failure:
-        case Failure.UNAVAILABLE:
-            return busy()
-        case Failure.LOGIN:
-            return _respond(503, "The database can't be used.")
-        case Failure.CONFLICT:
-            return _respond(409, "This contradicts something that is stored.")
-        case Failure.INVALID:
-            return _respond(422, "The database can't store such a value.")
-        case Failure.FORBIDDEN:
-            return _respond(403, "The database does not allow this.")
-        case Failure.UNKNOWN:
-            return _respond(500)
+    headers = {"Retry-After": str(RETRY_AFTER)} if failure is Failure.UNAVAILABLE else None
+    return _respond(*_ANSWERS[failure], headers=headers)
 
 
 async def _end(
     websocket: WebSocket, error: SQLAlchemyError, failure: Failure
 ) -> ProblemResponse | None:
     """Close with 1011, or answer as a request is answered if it was not accepted yet."""
-    log_failure(error, failure)
-    if failure is Failure.UNKNOWN:
-        # Raised again, it would come here once more.
+    if failure is Failure.UNKNOWN:  # raised again, it would come here once more
         log.error("Exception in a WebSocket", exc_info=error)
     early = websocket.application_state is WebSocketState.CONNECTING
     if early and "websocket.http.response" in websocket.scope.get("extensions", {}):
@@ -218,7 +185,7 @@ async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
     # A failure too that came after the response had started, in a stream or a background task: then
     # no other handler is asked, and nothing of this one is sent.
     if (found := _database_error(error)) is not None:
-        log_failure(found, classify(found))
+        log_failure(found)
     # Starlette sends this and raises the error again: the server logs it, with the request's id.
     request_id = correlation_id.get() or ""
     return _respond(500, headers={"X-Request-ID": request_id})

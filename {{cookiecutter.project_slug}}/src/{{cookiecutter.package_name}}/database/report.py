@@ -1,4 +1,4 @@
-"""The text of a database's error, without the values in it.
+"""What is told of a database's error, without the values in it.
 
 PostgreSQL writes them into its details (`Key (email)=(alice@example.com)`) and its messages (`invalid
 input syntax for type integer: "alice"`), and asyncpg too, when it refuses an argument. Texts end in
@@ -6,13 +6,18 @@ logs, so an error is left with its class, its SQLSTATE, a pooler's words and the
 """
 
 import asyncpg
+import structlog
 from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError, StatementError
 
+from {{ cookiecutter.package_name }}.database.connect import CantConnectError
 from {{ cookiecutter.package_name }}.database.failures import (
     Failure,
+    classify,
     classify_answer,
     pooler_words,
 )
+
+log = structlog.get_logger()
 
 # A column or a function that does not exist: the message repeats a name of the SQL, and no value.
 _ONLY_NAMES = ("42703", "42883")
@@ -42,3 +47,23 @@ def hide_values(error: BaseException) -> None:
     kind = f"({type(cause).__module__}.{type(cause).__name__})"
     for it in errors:
         it.args = (words if it is cause else f"{kind} {words}",)
+
+
+def log_failure(error: SQLAlchemyError) -> Failure:
+    """Log what a database answered, or why it did not; which kind of failure it is."""
+    failure = classify(error)
+    cause = getattr(error, "driver_exception", None) or error
+    place = {}
+    if isinstance(cause, CantConnectError):
+        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
+    log.warning(
+        "database failure",
+        failure=failure.name,
+        # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
+        error=f"{type(cause).__module__}.{type(cause).__name__}",
+        sqlstate=getattr(cause, "sqlstate", None),
+        pooler=pooler_words(cause),
+        constraint=getattr(cause, "constraint_name", None),
+        **place,
+    )
+    return failure
