@@ -105,7 +105,7 @@ def run_copied(
 ) -> subprocess.CompletedProcess[str]:
     """Run pytest on a copy, with the environment of the original but the code of the copy."""
     return subprocess.run(
-        [service.python, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        [service.python, "-m", "pytest", "-n0", "-p", "no:cacheprovider", *arguments],
         cwd=copied.path,
         env=environment(PYTHONPATH=str(copied.path / "src"), **variables),
         capture_output=True,

@@ -517,13 +517,13 @@ ROWS = [
         "LOG_LEVEL",
         LOGS,
         {"settings.log_level.upper()": '"INFO"'},
-        SERVE + "test_log_level_and_format",
+        SERVE + "test_log_level",
     ),
     Row(
         "LOG_FORMAT",
         LOGS,
         {'settings.log_format == "json"': "True"},
-        SERVE + "test_log_level_and_format",
+        SERVE + "test_the_password_is_nowhere",
     ),
     Row(
         "a request's id in the log",
@@ -902,7 +902,7 @@ ROWS = [
         "no password in --help",
         CLI,
         {'help="Address to listen on."': 'help=os.environ.get("DATABASE_URL", "")'},
-        SERVE + "test_help_does_not_tell_the_password",
+        SERVE + "test_help_is_there_at_once_and_does_not_tell_the_password",
     ),
     Row(
         "no password in a defect's traceback",
@@ -1036,7 +1036,7 @@ ROWS = [
         "a --help that imports nothing",
         CLI,
         {"\nimport typer\n": "\nimport typer\nimport uvicorn\n"},
-        SERVE + "test_help_is_there_at_once",
+        SERVE + "test_help_is_there_at_once_and_does_not_tell_the_password",
     ),
     Row(
         "a place in the queue for whoever is refused",

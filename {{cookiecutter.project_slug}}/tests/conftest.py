@@ -8,7 +8,7 @@ outside a schema of its own.
 import asyncio
 import os
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,11 +77,12 @@ def _find_servers(config: pytest.Config) -> Servers:
     return Servers(url, pooler_url, ours=database_url is None)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One process on servers that others use too: two that hold backends, until the pooler gives
-    them the one they need, may wait for ever. Otherwise as many as xdist likes."""
-    return 0 if "TEST_DATABASE_URL" in os.environ else None
+    them the one they need, may wait for ever. Otherwise one a core, as far as one PostgreSQL goes."""
+    cores = yield
+    return 0 if "TEST_DATABASE_URL" in os.environ else min(cores, 8)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,11 +8,17 @@ from tests.faults.servers import Servers, open_servers
 from tests.support import ROOT, Served, served
 
 
-@pytest.fixture
-async def servers() -> AsyncIterator[Servers]:
-    """A PostgreSQL and a pooler of this test's own, which it may stop and start."""
+@pytest.fixture(scope="session")
+async def _servers() -> AsyncIterator[Servers]:
     async with open_servers() as servers:
         yield servers
+
+
+@pytest.fixture
+async def servers(_servers: Servers) -> AsyncIterator[Servers]:
+    """A PostgreSQL and a pooler of these tests' own, which one may stop and start."""
+    yield _servers
+    await _servers.start()
 
 
 @pytest.fixture

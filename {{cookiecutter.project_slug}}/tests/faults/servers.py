@@ -35,6 +35,14 @@ class Servers:
         self._pooler_port = devstack.free_port()
         self._postgres = ExitStack()
         self._pooler = ExitStack()
+        self._running: set[str] = set()
+
+    async def start(self) -> None:
+        """Start what does not run."""
+        if "postgres" not in self._running:
+            await self.start_postgres()
+        if "pooler" not in self._running:
+            await self.start_pooler()
 
     async def start_postgres(self) -> None:
         # With a folder it loses nothing in a crash, unlike a cluster made for tests.
@@ -43,8 +51,10 @@ class Servers:
         target = make_url(self.database_url)
         self._proxy_url = target.set(port=self._proxy_url.port)
         self._proxy.server = "127.0.0.1", target.port or 0
+        self._running.add("postgres")
 
     async def stop_postgres(self) -> None:
+        self._running.discard("postgres")
         await asyncio.to_thread(self._postgres.close)
 
     async def start_pooler(self) -> None:
@@ -52,8 +62,10 @@ class Servers:
         # server_login_retry: seconds until it asks PostgreSQL again that was down; 15 by default.
         running = devstack.pgbouncer(url, listen_port=self._pooler_port, server_login_retry=1)
         self.pooler_url = await asyncio.to_thread(self._pooler.enter_context, running)
+        self._running.add("pooler")
 
     async def stop_pooler(self) -> None:
+        self._running.discard("pooler")
         await asyncio.to_thread(self._pooler.close)
 
     async def entries(self) -> set[int]:

@@ -67,6 +67,7 @@ async def test_the_models_are_what_the_migrations_make(config: Config) -> None:
     await asyncio.to_thread(command.check, config)
 
 
+@pytest.mark.parametrize("config", ["through the pooler"], indirect=True)
 async def test_three_at_once(
     config: Config, database: Database, empty: str, tmp_path: Path
 ) -> None:

@@ -92,7 +92,7 @@ async def test_pool_recycle(database: Database, configured: Configured) -> None:
 async def _lost(database: Database, configured: Configured, **variables: object) -> float:
     """Use a connection that was forgotten on the way while it lay idle: seconds, or an error."""
     async with counted(database.url) as (proxy, url):
-        variables |= {"DATABASE_URL": url, "DATABASE_COMMAND_TIMEOUT": 3}
+        variables |= {"DATABASE_URL": url, "DATABASE_COMMAND_TIMEOUT": 1.5}
         async with configured(**variables) as engine:
             async with engine.connect() as connection:
                 await _backend(connection)
