@@ -295,7 +295,7 @@ ROWS = [
     ),
     Row(
         "no result after its session's end",
-        DATABASE_SESSION,
+        CONNECTION,
         {"            stream.close()\n": "            pass\n"},
         MISUSE + "test_a_result_that_outlives_its_session",
     ),

@@ -48,11 +48,16 @@ class Connection(asyncpg.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._kept: dict[str, PreparedStatement[Any]] = {}
+        self.streams: list[Any] = []
+        """Cursors of SQLAlchemy's that fetch as they go."""
 
     def returned(self) -> None:
         """Forget who had it."""
         self.reads = self.in_session = False
         self.idle = True
+        for stream in self.streams:  # its next fetch would be an error in another's transaction
+            stream.close()
+        self.streams.clear()
         if self.is_in_transaction():  # begun by hand, so that SQLAlchemy does not know of it
             self.terminate()
 

@@ -18,7 +18,10 @@ from typing import Any
 
 from sqlalchemy import Alias, Column, DateTime, Table, TypeDecorator, cast
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import (
+    PGDialect_asyncpg,
+    PGExecutionContext_asyncpg,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
@@ -99,8 +102,16 @@ def _sealed_class(kind: Any, in_casts: str, in_tables: str) -> type[_Sealed]:
     )
 
 
+class _Context(PGExecutionContext_asyncpg):
+    def create_server_side_cursor(self) -> Any:
+        cursor = super().create_server_side_cursor()  # type: ignore[no-untyped-call]
+        self._dbapi_connection.driver_connection.streams.append(cursor)  # type: ignore[union-attr]
+        return cursor
+
+
 class SealingDialect(PGDialect_asyncpg):
     supports_statement_cache = True
+    execution_ctx_cls = _Context
 
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]
