@@ -30,15 +30,7 @@ REQUEST_ID = re.compile(r"[0-9a-fA-F-]{32,36}")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application.
-
-    Args:
-        settings: what to run with. None, as uvicorn calls it, reads the environment and sets up
-            logging.
-
-    Raises:
-        ConfigurationError: the environment can't be used.
-    """
+    """Build the application. Without `settings`, as uvicorn calls it, read the environment and log."""
     if settings is None:
         settings = load_settings()
         configure_logging(settings)

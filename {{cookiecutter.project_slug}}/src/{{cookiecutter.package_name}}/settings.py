@@ -1,7 +1,6 @@
 """Every environment variable of the service, with its unit, its default and the reason for it.
 
-Nothing else in the service reads the environment. `.env.example` lists the same names, and the
-README's table has the first sentence of each docstring here.
+`.env.example` has the reasons, and the README's table the first sentence of each docstring here.
 """
 
 from pathlib import Path
@@ -34,18 +33,12 @@ Url = Annotated[DatabaseURL, NoDecode, PlainValidator(_parse), PlainSerializer(s
 
 
 class ConfigurationError(SystemExit):
-    """The environment can't be used: the message names each variable, its problem and the fix.
-
-    It is a `SystemExit`, so whatever started the process (this service's commands, uvicorn,
-    Alembic) ends with exit code 1 and the message alone, without a traceback.
-    """
+    """The message names each variable, its problem and the fix. Whatever started the process ends with
+    exit code 1 and the message alone, without a traceback."""
 
 
 class Settings(BaseSettings):
-    """What the environment, and a `.env` file in the working directory, say.
-
-    An empty variable counts as one that is not set. The environment wins over the file.
-    """
+    """What the environment says, and a `.env` file in the working directory where it says nothing."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -74,16 +67,13 @@ class Settings(BaseSettings):
     between requests."""
 
     database_pool_size: PositiveInt = 10
-    """Connections that each process keeps. Processes x (size + overflow) has to stay below the
-    pooler's client limit."""
+    """Connections that each process keeps."""
 
     database_max_overflow: NonNegativeInt = 0
-    """Connections above the pool size, each of which is closed when it comes back. 0, because under
-    load every checkout then pays for a new TLS and SCRAM handshake."""
+    """Connections above the pool size, each of which is closed when it comes back."""
 
     database_pool_timeout: Seconds = 5
-    """Seconds a request waits for a connection of the pool to become free before it is answered
-    503. Opening one, where the pool is not full, has its own limit."""
+    """Seconds a request waits for a connection of the pool to become free before it is answered 503."""
 
     database_pool_recycle: PositiveInt = 1800
     """Seconds after which a connection is replaced, so that a moved pooler or a new DNS entry is
@@ -100,8 +90,7 @@ class Settings(BaseSettings):
     """Seconds after which the client gives up on a statement and cancels it, migrations excepted."""
 
     requests_per_connection: PositiveInt = 20
-    """Requests in flight for each connection of the pool; further ones are answered 503 at once. 20,
-    because at 100 ms each the last one then waits 2 seconds, and so does `/readyz` at most."""
+    """Requests in flight for each connection of the pool; further ones are answered 503 at once."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
@@ -113,11 +102,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment.
-
-    Raises:
-        ConfigurationError: listing every variable that is missing or can't be used.
-    """
+    """Read the environment, or raise a `ConfigurationError`."""
     try:
         return Settings()
     except UnicodeDecodeError:

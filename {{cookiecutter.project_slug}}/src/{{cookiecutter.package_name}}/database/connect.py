@@ -1,5 +1,4 @@
-"""Opening a connection: why it fails, in words for whoever runs the service, and how often a login
-that may be wrong is tried.
+"""Opening a connection: why it fails, in words, and how often a login that may be wrong is tried.
 
 Supavisor answers 10 wrong passwords within 150 s by blocking every client of that project from that
 address for 120 s, those with the right password too. When a password changes under load, all the
@@ -37,19 +36,15 @@ class CantConnectError(ConnectionError):
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"can't connect to {host}:{port}: {reason}")
-        self.host = host
-        self.port = port
-        self.reason = reason
+        self.host, self.port, self.reason = host, port, reason
 
 
 class Connector:
     """Opens the connections of an engine, in the place of `asyncpg.connect`.
 
-    The first goes alone. Those that come meanwhile wait for it: if it fails they fail with it, and if
-    it succeeds they follow, no more of them together than may be wrong. So when the password changes,
-    at any moment and however many connections are opened then, two wrong ones are the most that leave.
-    After the first, none is sent for some seconds, then one, and then none until Supavisor has
-    forgotten the first.
+    The first goes alone. Once a login has succeeded others follow, no more of them together than may be
+    wrong: so two wrong ones are the most that leave, whenever the password changes. After the first,
+    none is sent for some seconds, then one, and then none until Supavisor has forgotten the first.
     """
 
     def __init__(self) -> None:
@@ -67,7 +62,7 @@ class Connector:
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
-            connection = await self._count(asyncio.create_task(self._login(arguments)))
+            connection = await self._send(arguments)
             if connection.is_closed():
                 # SQLAlchemy uses it at once, and would let asyncpg's own error out.
                 raise asyncpg.ConnectionDoesNotExistError
@@ -84,16 +79,11 @@ class Connector:
             if succeeded and len(others) < _WRONG_LOGINS - len(self._refused_at):
                 break
             ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-            for login in ended:
-                if login.cancelled():
-                    continue
-                if (error := login.exception()) is None:
-                    succeeded = True
-                elif not succeeded:
-                    raise error.with_traceback(None)
+            succeeded = any(not it.cancelled() and it.exception() is None for it in ended)
         self._refuse_while_refused()
 
-    async def _count(self, login: asyncio.Task[asyncpg.Connection]) -> asyncpg.Connection:
+    async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
+        login = asyncio.create_task(self._login(arguments))
         self._under_way.add(login)
         login.add_done_callback(self._under_way.discard)
         try:
@@ -170,19 +160,20 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
             known = "can't be resolved now" if error.errno == socket.EAI_AGAIN else "is unknown"
             return f"the name {known} ({error.strerror}){hint}"
         case ssl.SSLCertVerificationError():
+            why = f"{error.reason}: {error.verify_message}"
             return (
-                f"its certificate is refused ({error.reason}: {error.verify_message}). See "
-                "DATABASE_SSL_ROOT_CERT and the host name"
+                f"its certificate is refused ({why}). See DATABASE_SSL_ROOT_CERT and the host name"
             )
         case ssl.SSLError():
             return f"TLS failed ({error.reason})"
+        case ConnectionResetError() | asyncpg.ConnectionDoesNotExistError():
+            return "it closed the connection before the login was over"
     if _offers_no_tls(error):
         return "it offers no TLS, which sslmode or the CA file asks for"
     if numbers & set(_UNREACHABLE):
-        hint = hint or ". Has it only IPv6, and this machine only IPv4?"
-        return f"no route to it ({error}){hint}"
+        return (
+            f"no route to it ({error}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
+        )
     if errno.ECONNREFUSED in numbers:
         return f"refused: nothing listens there ({error})"
-    if isinstance(error, (ConnectionResetError, asyncpg.ConnectionDoesNotExistError)):
-        return "it closed the connection before the login was over"
     return str(error)
