@@ -556,8 +556,14 @@ ROWS = [
     Row(
         "a pause after a wrong login",
         CONNECT,
-        {"        self._refuse_while_refused()\n": ""},
+        {"            self._refuse_while_refused(arguments)\n": ""},
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_tried_again_at_once",
+    ),
+    Row(
+        "a new password tried at once",
+        CONNECT,
+        {"or _credentials(arguments) != self._refused": ""},
+        CONNECTING + "test_a_new_token_is_tried_at_once",
     ),
     Row(
         "connections that wait for one that succeeds",

@@ -343,6 +343,26 @@ async def test_an_owner_may_change_how_it_connects(settings: Settings, database:
         assert asked == ["expired", "expired"]
 
 
+async def test_a_new_token_is_tried_at_once(
+    settings: Settings, database: Database, servers_are_ours: None
+) -> None:
+    """Only the one that was refused has to wait."""
+    url = make_url(database.pooler_url)
+    tokens = ["wrong", url.password]
+    async with _engine(settings, url.render_as_string(hide_password=False)) as engine:
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def token(dialect: object, entry: object, args: object, kwargs: dict[str, Any]) -> None:
+            kwargs["password"] = tokens[0]
+
+        for _ in range(3):
+            with pytest.raises(DBAPIError):
+                await engine.connect().__aenter__()
+        tokens.pop(0)
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+
+
 async def test_codecs_of_an_extension(
     engine: AsyncEngine, database: Database, servers_are_ours: None
 ) -> None:

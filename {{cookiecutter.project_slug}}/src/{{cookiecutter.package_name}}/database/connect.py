@@ -50,6 +50,8 @@ class Connector:
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[asyncpg.Connection]] = set()
         self._refusal: asyncpg.PostgresError | None = None
+        self._refused: object = None
+        """The user and password; an owner's `do_connect` may have others next time."""
         self._refused_at: list[float] = []
 
     async def __call__(self, **arguments: Any) -> asyncpg.Connection:
@@ -62,6 +64,7 @@ class Connector:
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
+            self._refuse_while_refused(arguments)
             connection = await self._send(arguments)
             if connection.is_closed():
                 # SQLAlchemy uses it at once, and would let asyncpg's own error out.
@@ -80,7 +83,6 @@ class Connector:
                 break
             ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
             succeeded = any(not it.cancelled() and it.exception() is None for it in ended)
-        self._refuse_while_refused()
 
     async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         login = asyncio.create_task(self._login(arguments))
@@ -97,10 +99,14 @@ class Connector:
         loop = asyncio.get_running_loop()
         return [it for it in self._under_way if it.get_loop() is loop and not it.done()]
 
-    def _refuse_while_refused(self) -> None:
+    def _refuse_while_refused(self, arguments: dict[str, Any]) -> None:
         now = time.monotonic()
         self._refused_at = [at for at in self._refused_at if now - at < _WINDOW]
-        if self._refusal is None or not self._refused_at:
+        if (
+            self._refusal is None
+            or not self._refused_at
+            or _credentials(arguments) != self._refused
+        ):
             return
         if len(self._refused_at) >= _WRONG_LOGINS or now - self._refused_at[-1] < SECOND_TRY:
             raise self._refusal.with_traceback(None)
@@ -110,11 +116,15 @@ class Connector:
             connection = await _connect(arguments)
         except asyncpg.PostgresError as error:
             if classify_answer(error) is Failure.LOGIN:
-                self._refusal = error
+                self._refusal, self._refused = error, _credentials(arguments)
                 self._refused_at.append(time.monotonic())
             raise
         self._refusal = None
         return connection
+
+
+def _credentials(arguments: dict[str, Any]) -> object:
+    return arguments.get("user"), arguments.get("password")
 
 
 def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
