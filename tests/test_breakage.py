@@ -254,7 +254,7 @@ ROWS = [
     Row(
         "a table's types with their lengths",
         DIALECT,
-        {"return self.name_in_tables if in_table else": "return"},
+        {"ours = what is None or what.type is self": "ours = True"},
         SEALED + "test_types_of_ones_own",
     ),
     Row(
@@ -266,7 +266,7 @@ ROWS = [
     Row(
         "types of an owner's, around those that are sealed",
         DIALECT,
-        {'{"name_in_casts": in_casts, "name_in_tables": in_tables}': "{}"},
+        {'{"name_in_casts": in_casts, "name_as_declared": as_declared}': "{}"},
         SEALED + "test_every_type_comes_back_as_it_went",
     ),
     Row(

@@ -468,6 +468,7 @@ def test_types_of_ones_own(engine: AsyncEngine) -> None:
     for statement in (insert(table), select(table).where(table.c.code == "a")):
         assert is_sealed(str(statement.compile(dialect=engine.dialect)))
     assert "code VARCHAR(8)" in str(CreateTable(table).compile(dialect=engine.dialect))
+    assert "AS VARCHAR(8)" in str(select(cast("a", Code)).compile(dialect=engine.dialect))
 
 
 async def test_a_moment_without_an_offset_is_refused(engine: AsyncEngine, samples: str) -> None:

@@ -44,11 +44,12 @@ class _Sealed(TypeEngine[Any]):
     __visit_name__ = "user_defined"  # so that `get_col_spec` names it
     render_bind_cast = True
     name_in_casts: str
-    name_in_tables: str
+    name_as_declared: str
 
     def get_col_spec(self, **where: object) -> str:
-        in_table = isinstance(where.get("type_expression"), Column)
-        return self.name_in_tables if in_table else self.name_in_casts
+        what: Any = where.get("type_expression")
+        ours = what is None or what.type is self  # and not a table's, or a cast that somebody wrote
+        return self.name_in_casts if ours else self.name_as_declared
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         column = colexpr.element if isinstance(colexpr, Label) else colexpr
@@ -95,10 +96,10 @@ def _compile(element: _SealedColumn, compiler: SQLCompiler, **options: Any) -> s
 
 
 @cache
-def _sealed_class(kind: Any, in_casts: str, in_tables: str) -> type[_Sealed]:
+def _sealed_class(kind: Any, in_casts: str, as_declared: str) -> type[_Sealed]:
     # The names are the class's: a TypeDecorator copies its type, and attributes don't come along.
     return type(
-        kind.__name__, (_Sealed, kind), {"name_in_casts": in_casts, "name_in_tables": in_tables}
+        kind.__name__, (_Sealed, kind), {"name_in_casts": in_casts, "name_as_declared": as_declared}
     )
 
 
