@@ -136,8 +136,9 @@ async def test_clients_hang_up(servers: Servers, service: Served) -> None:
 
 async def test_sigterm(servers: Servers, service: Served) -> None:
     """Requests in flight are finished, new ones are refused, and no connection stays open."""
-    slow = [asyncio.create_task(service.client.get("/slow")) for _ in range(3)]
     async with load(service.client) as requests:
+        slow = [asyncio.create_task(service.client.get("/slow")) for _ in range(3)]
+        await requests.more(20)
         asked = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         await requests.more(50)
