@@ -234,9 +234,11 @@ ROWS = [
     Row(
         "casts without a length",
         DIALECT,
-        {"return adapted.adapt(_sealed_class(kind, name, rendered))": (
-            "return adapted.adapt(_sealed_class(kind, rendered, rendered))"
-        )},
+        {
+            "return adapted.adapt(_sealed_class(kind, name, rendered))": (
+                "return adapted.adapt(_sealed_class(kind, rendered, rendered))"
+            )
+        },
         SEALED + "test_a_type_that_changes_under_a_live_connection",
     ),
     Row(
@@ -248,7 +250,10 @@ ROWS = [
     Row(
         "no casts where they would change the result",
         DIALECT,
-        {"if len(compiler.stack) > 1 or getattr(": "if getattr(", '"_distinct", False)': '"_nothing", False)'},
+        {
+            "if len(compiler.stack) > 1 or getattr(": "if getattr(",
+            '"_distinct", False)': '"_nothing", False)',
+        },
         SEALED + "test_what_a_cast_would_change_has_none",
     ),
     Row(
@@ -631,7 +636,10 @@ ROWS = [
     Row(
         "why it can't connect, when it starts",
         LOGIN,
-        {"if log_failure(error) is Failure.LOGIN:": "if classify(error) is Failure.LOGIN:", "import Failure\n": "import Failure, classify\n"},
+        {
+            "if log_failure(error) is Failure.LOGIN:": "if classify(error) is Failure.LOGIN:",
+            "import Failure\n": "import Failure, classify\n",
+        },
         SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
@@ -704,7 +712,9 @@ ROWS = [
     Row(
         "no value of a request in what tells of an error",
         ENGINE,
-        {'        event.listen(engine.sync_engine, "handle_error", _hide_values)\n': "        pass\n"},
+        {
+            '        event.listen(engine.sync_engine, "handle_error", _hide_values)\n': "        pass\n"
+        },
         LATE,
     ),
     Row(
