@@ -114,6 +114,12 @@ class SealingDialect(PGDialect_asyncpg):
     supports_statement_cache = True
     execution_ctx_cls = _Context
 
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        """SQLAlchemy's `pool_pre_ping`, of a connection that is about to be lent."""
+        dbapi_connection.driver_connection.idle = False
+        answered: bool = super().do_ping(dbapi_connection)  # type: ignore[no-untyped-call]
+        return answered
+
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]
         # The type that a TypeDecorator decorates comes by itself.
