@@ -186,7 +186,7 @@ ROWS = [
     Row(
         "no write in a session for reading",
         CONNECTION,
-        {"        if self.reads and not only_reads(query):": "        if False:"},
+        {"        if self.reads and not only(query):": "        if False:"},
         READING + "test_a_write_or_a_lock_is_refused",
     ),
     Row(

@@ -51,10 +51,10 @@ def serve(
 
     settings = load_settings()
     configure_logging(settings)
-    asyncio.run(refuse_wrong_login(settings))
     # uvicorn shuts down on SIGTERM and then raises it once more, for whoever handled it before. Ending
-    # as it was told to is a success.
+    # as it was told to is a success. Without a handler, the first process of a container ignores it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    asyncio.run(refuse_wrong_login(settings))
     with TemporaryDirectory() if workers > 1 else nullcontext() as metrics:
         if metrics:  # where /metrics adds up what every worker has written
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
@@ -90,6 +90,7 @@ def migrate(
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = load_settings()
     configure_logging(settings)
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,

@@ -26,7 +26,7 @@ from {{ cookiecutter.package_name }}.web.problems import install_problem_handler
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
 # what passes is in every line of the log.
-REQUEST_ID = re.compile(r"[0-9a-fA-F-]{32,36}")
+REQUEST_ID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

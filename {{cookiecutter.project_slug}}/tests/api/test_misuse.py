@@ -508,7 +508,9 @@ async def test_a_savepoint_is_the_right_way(
     assert await notes() == 1
 
 
-async def test_orm_habits(client: AsyncClient, app: FastAPI, notes: object) -> None:
+async def test_orm_habits(
+    client: AsyncClient, app: FastAPI, notes: Callable[[], Awaitable[int]]
+) -> None:
     """Computed values are there after a flush: `onupdate` ended in MissingGreenlet. And a route may
     ask for an isolation level, begin and commit by itself."""
 
@@ -527,6 +529,10 @@ async def test_orm_habits(client: AsyncClient, app: FastAPI, notes: object) -> N
         await session.flush()
         return NoteRead.model_validate(note)
 
+    @app.post("/many", status_code=201)
+    def in_a_thread(session: SessionDep) -> None:
+        session.add_all([Note(body="in"), Note(body="a thread")])
+
     @app.delete("/notes/{key}")
     async def delete(key: int, session: SessionDep) -> str | None:
         async with session.begin():
@@ -539,6 +545,8 @@ async def test_orm_habits(client: AsyncClient, app: FastAPI, notes: object) -> N
     changed = await client.put(f"/notes/{created['id']}")
     assert changed.json() == created | {"body": "b", "changes": 1}
     assert (await client.delete(f"/notes/{created['id']}")).json() == "read committed"
+    assert (await client.post("/many")).status_code == 201
+    assert await notes() == 2
 
 
 async def _websocket(app: FastAPI, path: str) -> list[Message]:

@@ -123,7 +123,9 @@ async def test_a_migration_says_that_it_could_not_try_the_services_login(
     database: Database,
 ) -> None:
     env = {"DATABASE_URL": CLOSED_PORT, "DATABASE_MIGRATION_URL": database.url}
-    output = await _ended([*PYTHON, "{{ cookiecutter.package_name }}", "migrate"], env, 0)
+    schema = ["-x", f"schema={database.schema}"] if database.schema else []
+    migrate = [*PYTHON, "{{ cookiecutter.package_name }}", "migrate", *schema]
+    output = await _ended(migrate, env, 0)
     assert '"reason": "refused: nothing listens there' in output
     assert "DATABASE_URL could not be tried" in output
 

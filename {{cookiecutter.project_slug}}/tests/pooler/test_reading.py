@@ -73,6 +73,7 @@ async def test_a_write_after_a_read_has_its_transaction(
         text("WITH gone AS (DELETE FROM scratch.things RETURNING id) SELECT * FROM gone"),
         text("SELECT 1 AS one INTO scratch.copied"),
         text("WITH a AS (SELECT 1) DELETE FROM scratch.things"),
+        text('WITH "it\'s" AS (DELETE FROM scratch.things RETURNING 1) SELECT * FROM "it\'s"'),
         text(
             "WITH a AS (WITH b AS (SELECT 1) DELETE FROM scratch.things RETURNING 1) SELECT * FROM a"
         ),

@@ -6,6 +6,7 @@ connections of a pool are opened anew at once, each with the old one.
 """
 
 import asyncio
+import copy
 import errno
 import re
 import socket
@@ -109,7 +110,7 @@ class Connector:
         ):
             return
         if len(self._refused_at) >= _WRONG_LOGINS or now - self._refused_at[-1] < SECOND_TRY:
-            raise self._refusal.with_traceback(None)
+            raise copy.copy(self._refusal)  # each who asks gets one of their own
 
     async def _login(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         try:

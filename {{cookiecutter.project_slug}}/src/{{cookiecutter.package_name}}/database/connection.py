@@ -11,7 +11,7 @@ from asyncpg.transaction import Transaction
 
 from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 
-# A choice: more than a small service has, and a few hundred kilobytes for each connection at most.
+# A choice: more than a small service has, and about a megabyte for each connection at most.
 # Lists of every length (IN, INSERT of many rows) are so many statements.
 _KEPT_STATEMENTS = 100
 _KEPT_LENGTH = 8 * 1024  # characters
@@ -76,7 +76,9 @@ class Connection(asyncpg.Connection):
         What is kept is the description: asyncpg, with its cache off, sends the text again each time
         that the statement runs, in the same message, so nothing depends on which backend answers.
         """
-        if self.reads and not only_reads(query):
+        # What is long is not remembered: a list of every length is a statement of its own.
+        only = only_reads if len(query) <= _KEPT_LENGTH else only_reads.__wrapped__
+        if self.reads and not only(query):
             raise ReadOnlyError(
                 "a session for reading runs each statement by itself: ask for a SessionDep to write, "
                 "to lock or to set something for a transaction"

@@ -115,7 +115,7 @@ def _guarded(name: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def guarded(self: _Session, *args: Any, **kwargs: Any) -> Any:
         caller = _caller()
-        if self._user is caller:  # a call within a call
+        if self._user == caller:  # a call within a call
             return method(self, *args, **kwargs)
         self._enter(caller)
         try:

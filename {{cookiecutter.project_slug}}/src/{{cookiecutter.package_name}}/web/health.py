@@ -3,6 +3,7 @@
 import asyncio
 from typing import Literal
 
+import structlog
 from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -39,5 +40,8 @@ async def readyz(session: ReadSessionDep) -> Health:
         log_failure(error)
         raise HTTPException(503, "The database does not answer.") from error
     except TimeoutError as error:
+        structlog.get_logger().warning(
+            "not ready", reason=f"no answer within {READINESS_TIMEOUT} s"
+        )
         raise HTTPException(503, f"No answer within {READINESS_TIMEOUT} s.") from error
     return Health()

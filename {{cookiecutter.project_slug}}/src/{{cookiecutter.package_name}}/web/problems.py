@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 import structlog
@@ -85,7 +86,7 @@ def _respond(
     errors: list[dict[str, str]] | None = None,
 ) -> ProblemResponse:
     problem = Problem(
-        title=HTTPStatus(status).phrase,
+        title=responses.get(status, "Error"),
         status=status,
         detail=detail,
         request_id=correlation_id.get(),
@@ -108,7 +109,9 @@ async def refuse(send: Send, retry_after: int) -> None:
 
 
 async def _http(request: Request, error: HTTPException) -> ProblemResponse:
-    detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+    # FastAPI lets a route give anything for a detail, and any number for a status.
+    told = error.detail is not None and error.detail != responses.get(error.status_code)
+    detail = str(error.detail) if told else None
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = _allowed(request)
