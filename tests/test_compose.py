@@ -388,7 +388,7 @@ def pooling(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # In the background of a shell it is ignored, by all that is started there.
-                preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),
+                preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),  # noqa: PLW1509
             )
         try:
             while "process up" not in log.read_text():
