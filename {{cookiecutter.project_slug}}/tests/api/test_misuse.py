@@ -271,7 +271,7 @@ async def _commit_meanwhile(session: AsyncSession) -> None:
     await asyncio.gather(slow, session.commit())
 
 
-async def _close_meanwhile(session: AsyncSession) -> None:
+async def _roll_back_meanwhile(session: AsyncSession) -> None:
     slow = session.execute(text("SELECT pg_sleep(0.05)"))
     await asyncio.gather(slow, session.rollback())
 
@@ -300,7 +300,7 @@ async def test_a_stream_and_a_statement_at_once(
     "use",
     [
         *(_gather, _gather_whatever_happens, _flush_and_read, _group, _leave_one_running),
-        *(_commit_meanwhile, _close_meanwhile),
+        *(_commit_meanwhile, _roll_back_meanwhile),
     ],
     ids=lambda use: use.__name__,
 )
