@@ -29,7 +29,7 @@ from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
 from {{ cookiecutter.package_name }}.database.report import hide_values
-from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.settings import Settings, unknown_variables
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
 _READ_ONLY = "25006"
@@ -82,7 +82,6 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
 def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     """Say once, without secrets, what this process connects with."""
     target = settings.database_url
-    tls = target.connect_args.get("ssl", "prefer")
     pool = {
         name.removeprefix("database_"): value
         for name, value in settings.model_dump().items()
@@ -92,7 +91,8 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
         "database engine",
         url=str(target),
         ignored_url_parameters=target.ignored,
-        tls=tls if isinstance(tls, str) else "verified",
+        unknown_variables=unknown_variables(),
+        tls=target.tls,
         **pool,
     )
 
