@@ -60,8 +60,8 @@ class Settings(BaseSettings):
 
     # Before the URLs, whose CA it is.
     database_ssl_root_cert: Path | None = None
-    """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
-    in the URL wins."""
+    """A CA file (PEM), or `system` for the machine's, with which the server's certificate and host
+    name are verified; `sslrootcert` in the URL wins."""
 
     database_url: Url
     """Where PostgreSQL is, through the pooler's transaction mode: any libpq-style URL, pasted as the
