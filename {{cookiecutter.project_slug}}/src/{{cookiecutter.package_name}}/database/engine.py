@@ -29,7 +29,7 @@ from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
 from {{ cookiecutter.package_name }}.database.report import hide_values
-from {{ cookiecutter.package_name }}.settings import Settings, unknown_variables
+from {{ cookiecutter.package_name }}.settings import Settings
 
 # The SQLSTATE of a server that only reads: the primary of before a failover, for instance.
 _READ_ONLY = "25006"
@@ -91,7 +91,6 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
         "database engine",
         url=str(target),
         ignored_url_parameters=target.ignored,
-        unknown_variables=unknown_variables(),
         tls=target.tls,
         **pool,
     )

@@ -30,7 +30,7 @@ _WRAPPED = re.compile(
 # And in place of a part of it: [YOUR-PASSWORD], {your_password}, ${DB_PASSWORD}, REVEAL_PASSWORD, ****
 _PLACEHOLDER = re.compile(
     r"(?:postgres\.)?[\[<{(%$]+[\w .-]*(?:pass|secret|your|user|name|ref)[\w .-]*[\]>})%]+"
-    r"|\$\w*pass\w*|(?:your|reveal|show|enter|replace)[\w -]*pass\w*|[*•●…]+|\.{3,}|x{4,}",
+    r"|\$\w*pass\w*|(?:your|reveal|show|enter)[-_ ](?:\w+[-_ ])?pass(?:word)?|yourpassword|([*•●….x])\1{2,}",
     re.IGNORECASE,
 )
 
@@ -44,7 +44,6 @@ _OBEYED = (
 )
 _SETTING = "Poolers refuse or forget what is set for a session: ALTER ROLE ... SET, or SET LOCAL."
 _ONE_HOST = "it names several hosts. Name one: finding the primary is the pooler's job."
-_NOT_HERE = "There is nothing like it here: remove it."
 # All parameters of libpq (PostgreSQL 18), and what asyncpg, SQLAlchemy, Prisma and node add: the values
 # that they may have, and what to do about any other.
 _RULES: dict[str, tuple[str, str]] = {
@@ -62,7 +61,7 @@ _RULES: dict[str, tuple[str, str]] = {
     "pgbouncer connection_limit pool_timeout supa workaround uselibpqcompat": (".*", ""),
     "single_use_connections max_connection_lifetime max_idle_connection_lifetime": (".*", ""),
     "max_cached_statement_lifetime max_cacheable_statement_size": (".*", ""),
-    "statement_cache_size prepared_statement_cache_size": ("0", _NOT_HERE),
+    "statement_cache_size prepared_statement_cache_size": ("0", ""),
     # A dead connection is noticed by DATABASE_PING_AFTER_IDLE and DATABASE_COMMAND_TIMEOUT.
     "keepalives keepalives_idle keepalives_interval keepalives_count": (".*", ""),
     "tcp_user_timeout sslcompression": (".*", ""),
@@ -74,13 +73,13 @@ _RULES: dict[str, tuple[str, str]] = {
     "sslaccept": ("accept_invalid_certs", "Write sslmode=verify-full and sslrootcert."),
     "ssl_min_protocol_version": (r"TLSv1(\.[12])?", "The server chooses between 1.2 and 1.3."),
     "ssl_max_protocol_version": (r"TLSv1\.3", "The server chooses between 1.2 and 1.3."),
-    "min_protocol_version": (r"3\.0", _NOT_HERE),
-    "max_protocol_version": (r"3\.[02]|latest", _NOT_HERE),
+    "min_protocol_version": (r"3\.0", "The protocol is 3.0: remove it."),
+    "max_protocol_version": (r"3\.[02]|latest", "The protocol is 3.0: remove it."),
     "gssencmode": ("disable|prefer", "Write sslmode=require."),
-    "gssdelegation replication": ("0|no|off|false", _NOT_HERE),
-    "gsslib krbsrvname oauth_issuer oauth_client_id oauth_client_secret": ("", _NOT_HERE),
-    "oauth_scope scram_client_key scram_server_key sslkeylogfile": ("", _NOT_HERE),
-    "sslcrl sslcrldir sslidentity": ("", _NOT_HERE),
+    "gssdelegation replication": ("0|no|off|false", ""),
+    "gsslib krbsrvname oauth_issuer oauth_client_id oauth_client_secret": ("", ""),
+    "oauth_scope scram_client_key scram_server_key sslkeylogfile": ("", ""),
+    "sslcrl sslcrldir sslidentity": ("", ""),
     "require_auth requirepeer": ("", "Verify the server with sslrootcert."),
     "hostaddr": ("", "Write the address as the host."),
     "service servicefile passfile": ("", "Write what the file has into the URL."),
@@ -134,7 +133,8 @@ def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
         raise ValueError(f"it names no host. {_EXPECTED}")
     if not host.startswith("/") and not _is_host(host):
         raise ValueError(f"its host is not a host name. Write an IPv6 address in []. {_EXPECTED}")
-    if host.endswith(_SUPAVISOR_HOSTS) and "." not in parts["user"] and "options" not in query:
+    named = "." in parts["user"] or "reference=" in query.get("options", "")
+    if host.endswith(_SUPAVISOR_HOSTS) and not named:
         raise ValueError(
             f"a host under {_SUPAVISOR_HOSTS} finds the project by the user's name, and this one "
             "has no project in it. Write postgres.PROJECTREF, as the dashboard does."
@@ -216,8 +216,8 @@ def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
             )
         values, cure = _PARAMETERS[name]
         if value and not re.fullmatch(values, value, re.DOTALL):
-            cure = cure or f"Its values are {values.replace('|', ', ')}."
-            raise ValueError(f"its parameter {name!r} is not supported. {cure}")
+            possible = f"It can be {values.replace('|', ', ')}." if values else "Remove it."
+            raise ValueError(f"its parameter {name!r} is not supported. {cure or possible}")
         if value and query.setdefault(name, value) != value:
             raise ValueError(_ONE_HOST if name == "host" else f"it has {name!r} twice. Remove one.")
     return parts | {name: query.pop(name) for name in _NAMES if name in query}, query
@@ -281,24 +281,17 @@ def _tls(query: dict[str, str], variable: Path | None, host: str) -> tuple[str, 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["postgresql"])
     context.check_hostname = ca == "system" or (bool(ca) and mode != "verify-ca")
+    context.verify_mode = ssl.CERT_REQUIRED if ca else ssl.CERT_NONE
+    read = f"the CA file {ca}"
     try:
         if ca == "system":
             context.load_default_certs()
         elif ca:
             context.load_verify_locations(ca)
-        else:
-            context.verify_mode = ssl.CERT_NONE
-    except OSError as error:  # ssl.SSLError, for a file that is no certificate, is one too
-        raise ValueError(
-            f"the CA file {ca} can't be read: {error.strerror or error}. "
-            "DATABASE_SSL_ROOT_CERT or sslrootcert has to name a file in PEM format."
-        ) from None
-    try:
         if any(certificate):
+            read = "sslcert, sslkey or its sslpassword"
             context.load_cert_chain(certificate[0], certificate[1] or None, lambda: certificate[2])
-    except OSError as error:
-        raise ValueError(
-            f"the client's certificate can't be used: {error.strerror or error}. sslcert and sslkey "
-            "have to name files in PEM format."
-        ) from None
+    except OSError as error:  # ssl.SSLError, for a file that is no certificate, is one too
+        reason = error.strerror or error
+        raise ValueError(f"{read} can't be read: {reason}. It has to be in PEM format.") from None
     return "verified" if ca else "require", {"ssl": context, "direct_tls": direct}
