@@ -30,7 +30,8 @@ _WRAPPED = re.compile(
 # And in place of a part of it: [YOUR-PASSWORD], {your_password}, ${DB_PASSWORD}, REVEAL_PASSWORD, ****
 _PLACEHOLDER = re.compile(
     r"(?:postgres\.)?[\[<{(%$]+[\w .-]*(?:pass|secret|your|user|name|ref)[\w .-]*[\]>})%]+"
-    r"|\$\w*pass\w*|(?:your|reveal|show|enter)[-_ ](?:\w+[-_ ])?pass(?:word)?|yourpassword|([*•●….x])\1{2,}",
+    r"|\$\w*pass\w*|(?:your|reveal|show|enter)[-_ ](?:\w+[-_ ])?pass(?:word)?|yourpassword"
+    r"|([*•●….]|xx)\1{2,}",
     re.IGNORECASE,
 )
 
