@@ -23,7 +23,7 @@ async def test_sigterm_ends_open_streams(database: Database, tmp_path: Path) -> 
         ) as service:
             opened = []  # httpx closes a stream whose iterator is gone
             for _ in range(10):
-                stream = service.client.stream("GET", "/test/events")
+                stream = service.client.stream("GET", "/events")
                 opened.append((await streams.enter_async_context(stream)).aiter_lines())
                 assert await anext(opened[-1]) == "data: 1"
             ended = time.monotonic()
