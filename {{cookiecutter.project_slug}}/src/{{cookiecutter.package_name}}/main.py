@@ -20,7 +20,11 @@ from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessio
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
 from {{ cookiecutter.package_name }}.logs import configure_logging
-from {{ cookiecutter.package_name }}.settings import Settings, load_settings, unknown_variables
+from {{ cookiecutter.package_name }}.settings import (
+    Settings,
+    load_settings,
+    unknown_variables,
+)
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
