@@ -138,6 +138,14 @@ def devstack(service: Project, *settings: str) -> Iterator[dict[str, str]]:
         process.stdin.close()
 
 
+@pytest.fixture(scope="session")
+def given(service: Project) -> Iterator[dict[str, str]]:
+    """Variables with which `run_copied` starts no servers: they run already, as the suite has its own."""
+    with devstack(service, "server_round_robin=1", "default_pool_size=3") as urls:
+        given = {f"GIVEN_{name.upper()}": url for name, url in urls.items()}
+        yield given | {"PYTEST_ADDOPTS": f"-p tests.{OWN_TESTS.name}.given_servers"}
+
+
 def query(service: Project, url: str, sql: str) -> set[tuple[str, ...]]:
     """Ask PostgreSQL itself, with the driver of the service's environment."""
     program = (
