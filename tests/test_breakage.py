@@ -1282,7 +1282,7 @@ def test_a_broken_guarantee_is_noticed(
         text = text.replace(old, new)
     path.write_text(text)
 
-    result = run_copied(service, copied, "-q", "-rf", "--tb=short", row.noticed_by, **given)
+    result = run_copied(service, copied, "-qx", "-rf", "--tb=short", row.noticed_by, **given)
 
     assert result.returncode == 1, f"nobody noticed:\n{result.stdout[-4000:]}{result.stderr}"
     failed = re.findall(r"^FAILED (\S+?)(?:\[.*)?(?: - .*)?$", result.stdout, re.MULTILINE)

@@ -22,6 +22,8 @@ from {{ cookiecutter.package_name }}.web.limits import LONGEST
 
 from tests.support import ROOT, Database, connect, served, server_connections
 
+MODULE = [sys.executable, "-m", "{{ cookiecutter.package_name }}"]
+
 # In a URL half of it has to be percent-encoded; "marked-secret" is in it either way.
 PASSWORD = "marked-secret@/%#\N{LATIN SMALL LETTER E WITH ACUTE}marked-secret"
 CLOSED_PORT = f"postgresql://user:{quote(PASSWORD, safe='')}@127.0.0.1:1/database"
@@ -216,7 +218,7 @@ def test_a_bad_environment_is_one_message(
 def test_a_bad_environment_ends_every_worker_with_one_message(tmp_path: Path) -> None:
     """As a process of its own, which has no traceback either."""
     result = subprocess.run(
-        [sys.executable, "-m", "{{ cookiecutter.package_name }}", "serve", "--workers", "2"],
+        [*MODULE, "serve", "--workers", "2"],
         cwd=tmp_path,
         env=os.environ | {"DATABASE_URL": "marked-secret"},
         capture_output=True,
