@@ -17,6 +17,7 @@ DIALECT = "src/{package}/database/dialect.py"
 DATABASE_SESSION = "src/{package}/database/session.py"
 CONNECT = "src/{package}/database/connect.py"
 URL = "src/{package}/database/url.py"
+SETTINGS_PY = "src/{package}/settings.py"
 PROBLEMS = "src/{package}/web/problems.py"
 DEPENDENCIES = "src/{package}/web/dependencies.py"
 MAIN = "src/{package}/main.py"
@@ -46,6 +47,9 @@ CONNECTING = "tests/service/test_connect.py::"
 LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
+STRINGS = "tests/service/test_url.py::"
+VARIABLES = "tests/unit/test_settings.py::"
+TLS = "tests/pooler/test_tls.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -504,19 +508,19 @@ ROWS = [
     ),
     Row(
         "no password in what is dumped of the settings",
-        "src/{package}/settings.py",
+        SETTINGS_PY,
         {", PlainSerializer(str)]": "]"},
         "tests/unit/test_settings.py::test_the_password_is_not_in_the_settings_text",
     ),
     Row(
         "no password in a validation error",
-        "src/{package}/settings.py",
+        SETTINGS_PY,
         {"hide_input_in_errors=True": "hide_input_in_errors=False"},
         "tests/unit/test_settings.py::test_the_password_is_not_in_pydantics_own_error_either",
     ),
     Row(
         "DATABASE_SSL_ROOT_CERT",
-        "src/{package}/settings.py",
+        SETTINGS_PY,
         {'info.data.get("database_ssl_root_cert")': "None"},
         "tests/pooler/test_tls.py::test_another_ca_is_refused",
     ),
@@ -745,8 +749,8 @@ ROWS = [
     ),
     Row(
         "one try of a password where the server has TLS",
-        "src/{package}/database/url.py",
-        {"if mode is None and host.endswith(_SUPABASE_HOSTS):": "if False:"},
+        URL,
+        {'"require" if host.endswith(_SUPABASE_HOSTS) else "prefer"': '"prefer"'},
         "tests/unit/test_url.py::test_supabase_is_asked_for_tls",
     ),
     Row(
@@ -930,7 +934,7 @@ ROWS = [
     ),
     Row(
         "no password in a defect's traceback",
-        "src/{package}/settings.py",
+        SETTINGS_PY,
         {
             "    log_level: Annotated": "    def __str__(self) -> str:\n        return str(self.database_url.url.password)\n\n    log_level: Annotated"
         },
@@ -966,6 +970,98 @@ ROWS = [
         URL,
         {'decoded = unquote(text, errors="strict")': "decoded = text"},
         "tests/service/test_url.py::test_any_text_survives",
+    ),
+    Row(
+        "variables of other clients: TLS",
+        URL,
+        {'return mode, {"ssl": mode, "direct_tls": False}': "return mode, {}"},
+        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+    ),
+    Row(
+        "variables of other clients: a password",
+        URL,
+        {'"password": "", ': ""},
+        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+    ),
+    Row(
+        "variables of other clients: which server",
+        URL,
+        {'"target_session_attrs": "any", ': ""},
+        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+    ),
+    Row(
+        "a string that is pasted with its command",
+        URL,
+        {
+            "(found := _WRAPPED.fullmatch(text)) is None": "(found := re.match(r'()', text)) is not None"
+        },
+        STRINGS + "test_what_is_pasted_along_is_taken_off",
+    ),
+    Row(
+        "a placeholder that is named",
+        URL,
+        {"_PLACEHOLDER.fullmatch(parts[name])": "parts[name] == '[YOUR-PASSWORD]'"},
+        STRINGS + "test_a_placeholder_is_named",
+    ),
+    Row(
+        "one host, in the query too",
+        URL,
+        {'if "," in host + port:': "if False:"},
+        STRINGS + "test_refusals_name_the_problem_and_the_fix",
+    ),
+    Row(
+        "a parameter that is not obeyed half",
+        URL,
+        {'"target_session_attrs": ("any"': '"target_session_attrs": ("any|read-write"'},
+        STRINGS + "test_a_parameter_that_can_not_be_obeyed_is_refused",
+    ),
+    Row(
+        "a word about what is dropped",
+        URL,
+        {"for name in query if name not in _OBEYED": "for name in ()"},
+        STRINGS + "test_what_changes_nothing_is_dropped_and_told",
+    ),
+    Row(
+        "a server that has to prove who it is, where asyncpg can not bind",
+        URL,
+        {'query.get("channel_binding") == "require"': "False"},
+        TLS + "test_channel_binding_asks_who_answers",
+    ),
+    Row(
+        "TLS without asking for it first",
+        URL,
+        {'"direct_tls": direct': '"direct_tls": False'},
+        TLS + "test_tls_without_asking_for_it_first",
+    ),
+    Row(
+        "the name of the protocol in TLS",
+        URL,
+        {'    context.set_alpn_protocols(["postgresql"])\n': ""},
+        TLS + "test_tls_without_asking_for_it_first",
+    ),
+    Row(
+        "a certificate of the client",
+        URL,
+        {"        if any(certificate):": "        if False:"},
+        TLS + "test_a_certificate_of_the_client",
+    ),
+    Row(
+        "a misspelt variable that is told",
+        SETTINGS_PY,
+        {"problems = _misspelt()": "problems: list[str] = []"},
+        VARIABLES + "test_a_misspelt_variable_is_told_with_the_right_name",
+    ),
+    Row(
+        "a variable of another program that stops nothing",
+        SETTINGS_PY,
+        {"cutoff=0.9": "cutoff=0.8"},
+        VARIABLES + "test_variables_of_others_do_not_stop_the_service",
+    ),
+    Row(
+        "a message about a file that can not be read",
+        SETTINGS_PY,
+        {"except OSError as error:": "except NotADirectoryError as error:"},
+        VARIABLES + "test_an_env_file_of_another_user",
     ),
     Row(
         "an end to waiting for a body",

@@ -91,6 +91,30 @@ def test_variables_and_files_that_a_service_documents_exist(
                 assert any((room / name).exists() for room in rooms), f"{document}: {name}"
 
 
+def test_parameters_of_a_connection_string_are_taken_as_documented(service: Project) -> None:
+    """Each of the table, and the table has each that the code knows."""
+    program = (
+        "import re, sys\n"
+        f"from {service.package}.database.url import _PARAMETERS, _SYNONYMS, parse_url\n"
+        "rows = re.findall(r'^\\| (`\\S+=.*) \\| (obeyed|dropped|refused) \\|', sys.stdin.read(), re.M)\n"
+        "tried = [(it, told) for cell, told in rows for it in re.findall(r'`([^`]+)`', cell)]\n"
+        "for parameter, told in tried:\n"
+        "    try:\n"
+        "        dropped = parse_url(f'postgresql://u:p@h/d?{parameter}').ignored\n"
+        "        found = 'dropped' if dropped else 'obeyed'\n"
+        "    except ValueError as error:\n"
+        "        found = 'obeyed' if 'sslcert, sslkey' in str(error) else 'refused'\n"
+        "    assert found == told, (parameter, found)\n"
+        "names = {parameter.partition('=')[0] for parameter, _ in tried}\n"
+        "assert names == {*_PARAMETERS, *_SYNONYMS}, names ^ {*_PARAMETERS, *_SYNONYMS}\n"
+    )
+    text = (TEMPLATE / "docs" / "connection-strings.md").read_text()
+    result = subprocess.run(
+        [service.python, "-c", program], input=text, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_documented_code_passes_the_checks_of_a_service(service: Project, copied: Project) -> None:
     """Whoever copies it has nothing to correct."""
     program = (

@@ -98,8 +98,10 @@ def migrate(
     asyncio.run(refuse_wrong_login(settings))
     if settings.database_migration_url is not None:
         asyncio.run(refuse_wrong_login(settings, migrations=True))
-    url = (settings.database_migration_url or settings.database_url).url
-    print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
+    target = settings.database_migration_url or settings.database_url
+    print(f"Migrating {target.url.database} on {target.url.host}:{target.url.port}.", flush=True)
+    if target.ignored:
+        print(f"Without effect in its URL: {', '.join(target.ignored)}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")

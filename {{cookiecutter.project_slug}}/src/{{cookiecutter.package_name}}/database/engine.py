@@ -82,7 +82,6 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
 def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     """Say once, without secrets, what this process connects with."""
     target = settings.database_url
-    tls = target.connect_args.get("ssl", "prefer")
     pool = {
         name.removeprefix("database_"): value
         for name, value in settings.model_dump().items()
@@ -92,7 +91,7 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
         "database engine",
         url=str(target),
         ignored_url_parameters=target.ignored,
-        tls=tls if isinstance(tls, str) else "verified",
+        tls=target.tls,
         **pool,
     )
 
