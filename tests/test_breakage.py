@@ -407,6 +407,12 @@ ROWS = [
         MIGRATIONS + "test_what_no_model_knows_is_left_alone",
     ),
     Row(
+        "to leave alone a table whose schema is named",
+        "migrations/env.py",
+        {"        include_object=is_compared,\n": ""},
+        MIGRATIONS + "test_what_no_model_knows_is_left_alone",
+    ),
+    Row(
         "no empty revision",
         "migrations/env.py",
         {"        directives.clear()\n": ""},
@@ -426,7 +432,7 @@ ROWS = [
         "src/{package}/items/models.py",
         {
             "description: Mapped[str | None]": 'description: Mapped[str | None] = mapped_column(Computed("name"))',
-            "BigInteger, Identity": "BigInteger, Computed, Identity",
+            "import BigInteger, Identity": "import BigInteger, Computed, Identity",
         },
         MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),

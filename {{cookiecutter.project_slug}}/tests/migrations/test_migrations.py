@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import make_url, text
+from sqlalchemy import Table, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
@@ -145,7 +145,8 @@ async def test_the_models_are_what_the_migrations_make(config: Config, empty: Da
                 path = f"SELECT set_config('search_path', '{schema}, public', true)"
                 await connection.execute(text(path))
                 if schema == "test_models":
-                    await connection.run_sync(Base.metadata.create_all, checkfirst=False)
+                    ours = [it for it in Base.metadata.sorted_tables if it.schema is None]
+                    await connection.run_sync(Base.metadata.create_all, ours, checkfirst=False)
                 found = await connection.execute(text(DETAILS))
                 details.append({it.name: it.definition for it in found})
     finally:
@@ -199,15 +200,17 @@ async def test_three_at_once(config: Config, database: Database, tmp_path: Path)
         await gate.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-OTHERS = (
-    "CREATE EXTENSION IF NOT EXISTS pg_trgm",
-    "CREATE SCHEMA auth CREATE TABLE users (id uuid PRIMARY KEY)",
-    "CREATE TYPE others_kind AS ENUM ('a')",
-    "CREATE TABLE others (id serial PRIMARY KEY, kind others_kind UNIQUE CHECK (kind <> 'a'))",
-    "ALTER TABLE others ADD user_id uuid REFERENCES auth.users",
-    "CREATE INDEX others_user ON others (user_id)",
-    "CREATE VIEW others_view AS SELECT id FROM others",
-)
+OTHERS = """
+    CREATE SCHEMA test_elsewhere CREATE TABLE users (id uuid PRIMARY KEY);
+    CREATE TYPE test_kind AS ENUM ('a');
+    CREATE TABLE test_others (
+        id serial PRIMARY KEY,
+        kind test_kind UNIQUE CHECK (kind <> 'a'),
+        user_id uuid REFERENCES test_elsewhere.users
+    );
+    CREATE INDEX ON test_others (user_id);
+    CREATE VIEW test_view AS SELECT id FROM test_others;
+"""
 
 
 @pytest.mark.parametrize("config", ["directly"], indirect=True)
@@ -217,17 +220,18 @@ async def test_what_no_model_knows_is_left_alone(
     """Supabase's `public` has tables of extensions and of other services: autogenerate dropped them."""
     await asyncio.to_thread(command.upgrade, config, "head")
     async with connect(empty.url) as connection:
-        if empty.schema is None:
-            for statement in OTHERS:
-                await connection.execute(statement)
-        else:
-            await connection.execute(f"CREATE TABLE {empty.schema}.others (id int)")
-    await asyncio.to_thread(command.check, config)
-    assert config.cmd_opts
-    config.cmd_opts.autogenerate = True
-    written = await asyncio.to_thread(
-        command.revision, config, "nothing", True, version_path=str(tmp_path)
-    )
+        only = f"CREATE TABLE {empty.schema}.test_others (id int)"
+        await connection.execute(only if empty.schema else OTHERS)
+    named = Table("buckets", Base.metadata, schema="test_storage")
+    try:
+        await asyncio.to_thread(command.check, config)
+        assert config.cmd_opts
+        config.cmd_opts.autogenerate = True
+        written = await asyncio.to_thread(
+            command.revision, config, "nothing", True, version_path=str(tmp_path)
+        )
+    finally:
+        Base.metadata.remove(named)
     assert written == []
     assert "No revision was written" in caplog.text
 
