@@ -10,7 +10,7 @@ import asyncpg
 from alembic import context
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
@@ -86,11 +86,18 @@ def leave_out_nothing(context: Any, revision: Any, directives: list[Any]) -> Non
         )
 
 
+def search_schema(connection: Connection) -> None:
+    """In each transaction, since an autocommit_block() ends one and begins another."""
+    cursor = connection.connection.cursor()
+    cursor.execute("SELECT set_config('search_path', $1, true)", [schema])
+
+
 def migrate(connection: Connection) -> None:
     if schema is not None:
         connection.dialect.default_schema_name = schema
-        # For what an autocommit_block() does, where no setting lasts.
-        connection = connection.execution_options(schema_translate_map={None: schema})
+        # For an autocommit_block(), where no setting lasts.
+        connection.execution_options(schema_translate_map={None: schema})
+        event.listen(connection, "begin", search_schema)
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -112,8 +119,6 @@ def migrate(connection: Connection) -> None:
             # A statement that waits would hold up a CREATE INDEX CONCURRENTLY of the other's.
             while not connection.scalar(lock):
                 time.sleep(0.2)
-        if schema is not None:
-            connection.execute(text("SELECT set_config('search_path', :it, true)"), {"it": schema})
         context.run_migrations()
 
 
