@@ -50,6 +50,7 @@ ROUTES = "tests/api/test_routes.py::"
 STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
+MIGRATIONS = "tests/migrations/test_migrations.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -401,8 +402,74 @@ ROWS = [
     Row(
         "the advisory lock",
         "migrations/env.py",
-        {"pg_advisory_xact_lock(hashtext(:name))": "hashtext(:name)"},
-        "tests/migrations/test_migrations.py::test_three_at_once",
+        {"pg_try_advisory_xact_lock(hashtext(:name))": "hashtext(:name)"},
+        MIGRATIONS + "test_three_at_once",
+    ),
+    Row(
+        "to leave alone what no model knows",
+        "migrations/env.py",
+        {"        include_name=is_ours,\n": ""},
+        MIGRATIONS + "test_what_no_model_knows_is_left_alone",
+    ),
+    Row(
+        "to leave alone a table whose schema is named",
+        "migrations/env.py",
+        {"        include_object=is_compared,\n": ""},
+        MIGRATIONS + "test_what_no_model_knows_is_left_alone",
+    ),
+    Row(
+        "no empty revision",
+        "migrations/env.py",
+        {"        directives.clear()\n": ""},
+        MIGRATIONS + "test_what_no_model_knows_is_left_alone",
+    ),
+    Row(
+        "a default in a revision",
+        "src/{package}/items/models.py",
+        {
+            "server_default=func.now(), onupdate": "server_default=text(\"now() + '1h'\"), onupdate",
+            "Table, func": "Table, func, text",
+        },
+        MIGRATIONS + "test_the_models_are_what_the_migrations_make",
+    ),
+    Row(
+        "a computed column in a revision, which Alembic does not compare",
+        "src/{package}/items/models.py",
+        {
+            "description: Mapped[str | None]": 'description: Mapped[str | None] = mapped_column(Computed("name"))',
+            "import BigInteger, Identity": "import BigInteger, Computed, Identity",
+        },
+        MIGRATIONS + "test_the_models_are_what_the_migrations_make",
+    ),
+    Row(
+        "what a schema that is too old needs",
+        REPORT,
+        {'_NOT_MIGRATED = ("42703", "42P01")': "_NOT_MIGRATED = ()"},
+        MIGRATIONS + "test_a_service_says_that_it_is_not_migrated",
+    ),
+    Row(
+        "PostgreSQL's advice on a failing revision",
+        "migrations/env.py",
+        {"{answer}\\n(SQLSTATE": "{answer.args[0]}\\n(SQLSTATE"},
+        MIGRATIONS + "test_what_a_failing_revision_says",
+    ),
+    Row(
+        "a failing revision without rows: DETAIL",
+        "migrations/env.py",
+        {"        answer.detail = None\n": "        pass\n"},
+        MIGRATIONS + "test_what_a_failing_revision_says",
+    ),
+    Row(
+        "a failing revision without rows: the message",
+        "migrations/env.py",
+        {"(Failure.INVALID, Failure.CONFLICT) and not": "() and not"},
+        MIGRATIONS + "test_what_a_failing_revision_says",
+    ),
+    Row(
+        "what to do about Alembic's errors",
+        "migrations/env.py",
+        {"re.search(pattern, words)": "False"},
+        MIGRATIONS + "test_what_alembic_does_not_say",
     ),
     Row(
         "lock_timeout in a revision",
@@ -410,19 +477,19 @@ ROWS = [
         {
             "SET LOCAL lock_timeout = '5s'\")\n    op.drop": "SET lock_timeout = '5s'\")\n    op.drop"
         },
-        "tests/migrations/test_migrations.py::test_every_revision_gives_up_on_a_lock",
+        MIGRATIONS + "test_every_revision_gives_up_on_a_lock",
     ),
     Row(
         "a migration that matches the models",
         "src/{package}/items/models.py",
         {"String(200)": "String(100)"},
-        "tests/migrations/test_migrations.py::test_the_models_are_what_the_migrations_make",
+        MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),
     Row(
         "DATABASE_MIGRATION_URL",
         ENGINE,
         {"if migrations and settings.database_migration_url is not None": "if False"},
-        "tests/migrations/test_migrations.py::test_the_models_are_what_the_migrations_make",
+        MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),
     Row(
         "DATABASE_POOL_SIZE",
@@ -492,7 +559,7 @@ ROWS = [
         {
             "None if migrations else settings.database_command_timeout": "settings.database_command_timeout"
         },
-        "tests/migrations/test_migrations.py::test_a_migration_may_take_its_time",
+        MIGRATIONS + "test_a_migration_may_take_its_time",
     ),
     Row(
         "no parameters in the text of an error",

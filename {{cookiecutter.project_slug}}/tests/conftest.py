@@ -227,5 +227,5 @@ async def client(app: FastAPI, database: Database) -> AsyncIterator[AsyncClient]
         yield client
     schema = f'"{database.schema}".' if database.schema else ""
     async with connect(database.url) as direct:
-        for table in reversed(Base.metadata.sorted_tables):
+        for table in reversed([it for it in Base.metadata.sorted_tables if it.schema is None]):
             await direct.execute(f'DELETE FROM {schema}"{table.name}"')
