@@ -829,18 +829,6 @@ ROWS = [
         ROUTES + "test_who_is_asking_is_known_and_holds_no_connection",
     ),
     Row(
-        "an authentication",
-        "docs/recipes.md",
-        {"select(Member.id).where(Member.key == key)": "select(Member.id)"},
-        ROUTES + "test_who_is_asking_is_known_and_holds_no_connection",
-    ),
-    Row(
-        "a background task with a transaction of its own",
-        "docs/recipes.md",
-        {'            session.add(Book(title=f"Copy of': '            (Book(title=f"Copy of'},
-        ROUTES + "test_a_background_task_stores_what_it_writes",
-    ),
-    Row(
         "no connection while another service is asked",
         "docs/recipes.md",
         {"title = await read.scalar(": "title = await session.scalar("},
@@ -877,12 +865,6 @@ ROWS = [
             "async def summarize(session: ReadSessionDep)": "async def summarize(session: SessionDep)"
         },
         ROUTES + "test_several_reads_at_once",
-    ),
-    Row(
-        "a route that reads what it wrote",
-        "docs/recipes.md",
-        {"    session.add(Book(title=new.title))\n": "    Book(title=new.title)\n"},
-        ROUTES + "test_a_route_reads_what_it_wrote",
     ),
     Row(
         "a script that runs once at a time",
@@ -947,18 +929,6 @@ ROWS = [
         "docs/recipes.md",
         {" or sqlstate not in PASSING": ""},
         ROUTES + "test_tries_are_few_and_for_what_passes",
-    ),
-    Row(
-        "three loans",
-        "docs/recipes.md",
-        {">= 3:": ">= 30:"},
-        ROUTES + "test_there_are_no_more_than_three_loans",
-    ),
-    Row(
-        "a stream of every row",
-        "docs/recipes.md",
-        {"            last = rows[-1].id\n": "            break\n"},
-        ROUTES + "test_a_stream_has_every_row",
     ),
     Row(
         "a transaction for each message",
