@@ -799,8 +799,14 @@ ROWS = [
     Row(
         "an enum that is stored by value",
         "docs/routes.md",
-        {", values_callable=list": ""},
+        {"            values_callable=lambda states: [state.value for state in states],\n": ""},
         ROUTES + "test_columns_of_every_kind",
+    ),
+    Row(
+        "an enum that a migration can be written for",
+        "docs/routes.md",
+        {"lambda states: [state.value for state in states]": "list"},
+        ROUTES + "test_the_models_can_be_written_as_a_migration",
     ),
     Row(
         "a moment with an offset",

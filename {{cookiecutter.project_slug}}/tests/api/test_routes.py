@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.migration import MigrationContext
 from fastapi import FastAPI, Request
 from httpx import AsyncClient
-from sqlalchemy import MetaData, func, insert, select, text, update
+from sqlalchemy import Connection, MetaData, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase
@@ -88,7 +90,7 @@ async def client(
 ) -> AsyncIterator[AsyncClient]:
     """A client of the service with that feature, over a socket."""
 
-    @app.get("/pool")
+    @app.get("/test/pool")
     async def pool(request: Request) -> int:
         checked_out: int = request.state.engine.pool.checkedout()
         return checked_out
@@ -98,7 +100,7 @@ async def client(
     async with serving(app) as client:
         yield client
         async with asyncio.timeout(5):
-            while (await client.get("/pool")).json():
+            while (await client.get("/test/pool")).json():
                 await asyncio.sleep(0.01)
 
 
@@ -204,6 +206,22 @@ async def test_a_list_goes_on_after_its_last(client: AsyncClient, tables: AsyncE
     assert [book["title"] for book in rest.json()] == ["100"]
 
 
+async def test_the_models_can_be_written_as_a_migration(
+    engine: AsyncEngine, feature: Path
+) -> None:
+    """An enum's members, where its values belong, were no Python."""
+
+    def write(connection: Connection) -> str:
+        context = MigrationContext.configure(connection)
+        operations = produce_migrations(context, Apart.metadata).upgrade_ops
+        assert operations is not None
+        return render_python_code(operations)
+
+    async with engine.connect() as connection:
+        body = await connection.run_sync(write)
+    compile(f"def upgrade():\n    {body}", "migration", "exec")
+
+
 async def test_columns_of_every_kind(client: AsyncClient, tables: AsyncEngine) -> None:
     book = await _create(client, "a")
     path = f"/books/{book['id']}/loans"
@@ -239,7 +257,7 @@ async def test_json_is_changed_in_place(client: AsyncClient) -> None:
 async def test_who_is_asking_is_known_and_holds_no_connection(
     client: AsyncClient, app: FastAPI, tables: AsyncEngine
 ) -> None:
-    @app.get("/held")
+    @app.get("/test/held")
     async def held(request: Request, member: _module("routes").MemberDep) -> int:  # type: ignore[valid-type]
         checked_out: int = request.state.engine.pool.checkedout()
         return checked_out
@@ -250,7 +268,7 @@ async def test_who_is_asking_is_known_and_holds_no_connection(
         number = await session.scalar(insert(member).values(key=key).returning(member.id))
     right = {"Authorization": "Bearer secret"}
     assert (await client.get("/books/me", headers=right)).json() == number
-    assert (await client.get("/held", headers=right)).json() == 0
+    assert (await client.get("/test/held", headers=right)).json() == 0
     for wrong in ({}, {"Authorization": "Bearer other"}, {"Authorization": "Basic secret"}):
         response = await client.get("/books/me", headers=wrong)
         assert response.status_code == 401
@@ -275,7 +293,7 @@ async def test_nothing_is_held_while_another_service_is_asked(
     held = []
 
     async def ask(title: str) -> str:
-        held.append((await client.get("/pool")).json())
+        held.append((await client.get("/test/pool")).json())
         if title == "b":  # which is changed meanwhile
             async with Sessions(tables).begin() as session:
                 await session.execute(update(_module("models").Book).values(title="c"))
