@@ -395,8 +395,8 @@ ROWS = [
     ),
     Row(
         "an engine that is disposed of",
-        MAIN,
-        {"            await engine.dispose()": "            pass"},
+        ENGINE,
+        {"        await engine.dispose()": "        pass"},
         SESSION + "test_no_server_connection_remains_after_shutdown",
     ),
     Row(
@@ -863,10 +863,171 @@ ROWS = [
         "tests/unit/test_documents.py::test_the_messages_of_the_runbook_are_in_the_code",
     ),
     Row(
-        "code in the documents that does what they say",
+        "a list that goes on",
         "docs/routes.md",
+        {"books.where(Book.id > after)": "books"},
+        ROUTES + "test_a_list_goes_on_after_its_last",
+    ),
+    Row(
+        "an enum that is stored by value",
+        "docs/routes.md",
+        {"            values_callable=lambda states: [state.value for state in states],\n": ""},
+        ROUTES + "test_columns_of_every_kind",
+    ),
+    Row(
+        "an enum that a migration can be written for",
+        "docs/routes.md",
+        {"lambda states: [state.value for state in states]": "list"},
+        ROUTES + "test_the_models_can_be_written_as_a_migration",
+    ),
+    Row(
+        "a moment with an offset, and no number",
+        "docs/routes.md",
+        {"Annotated[AwareDatetime, BeforeValidator(_moment)]": "AwareDatetime"},
+        ROUTES + "test_columns_of_every_kind",
+    ),
+    Row(
+        "JSON that notices a change",
+        "docs/routes.md",
+        {"MutableDict.as_mutable(JSONB())": "JSONB()"},
+        ROUTES + "test_json_is_changed_in_place",
+    ),
+    Row(
+        "JSON that two change at once",
+        "docs/routes.md",
+        {", with_for_update=True": ""},
+        ROUTES + "test_json_is_changed_in_place",
+    ),
+    Row(
+        "an authentication that holds no connection",
+        "docs/recipes.md",
+        {"    session: ReadSessionDep, sent:": "    session: SessionDep, sent:"},
+        ROUTES + "test_who_is_asking_is_known_and_holds_no_connection",
+    ),
+    Row(
+        "no connection while another service is asked",
+        "docs/recipes.md",
+        {"title = await read.scalar(": "title = await session.scalar("},
+        ROUTES + "test_nothing_is_held_while_another_service_is_asked",
+    ),
+    Row(
+        "a look at what has changed meanwhile",
+        "docs/recipes.md",
+        {"Book.id == book_id, Book.title == title)": "Book.id == book_id)"},
+        ROUTES + "test_nothing_is_held_while_another_service_is_asked",
+    ),
+    Row(
+        "an insert that updates",
+        "docs/recipes.md",
+        {"{Book.lent: create.excluded.lent}": "{Book.title: create.excluded.title}"},
+        ROUTES + "test_many_insert_or_update_one",
+    ),
+    Row(
+        "code in the documents that does what they say",
+        "docs/recipes.md",
         {"            async with session.begin_nested():\n": "            if True:\n"},
         ROUTES + "test_what_failed_in_a_savepoint_leaves_the_rest",
+    ),
+    Row(
+        "pages that tell apart what is of one moment",
+        "docs/recipes.md",
+        {"tuple_(Loan.due_at, Loan.id) > (after_due, after_id)": "Loan.due_at > after_due"},
+        ROUTES + "test_pages_by_a_moment_have_every_loan",
+    ),
+    Row(
+        "reads at once",
+        "docs/recipes.md",
+        {
+            "async def summarize(session: ReadSessionDep)": "async def summarize(session: SessionDep)"
+        },
+        ROUTES + "test_several_reads_at_once",
+    ),
+    Row(
+        "a script that runs once at a time",
+        "docs/recipes.md",
+        {"        if await session.scalar(select(lock)):": "        if lock is not None:"},
+        ROUTES + "test_a_script_does_its_work_once_at_a_time",
+    ),
+    Row(
+        "a worker that ends",
+        "docs/recipes.md",
+        {"signal.SIGTERM, stop.set)": "signal.SIGTERM, print)"},
+        ROUTES + "test_a_worker_ends_when_it_is_told_to",
+    ),
+    Row(
+        "jobs that are done once",
+        "docs/recipes.md",
+        {".values(due_at=func.now() + AGAIN)": ".values(due_at=func.now())"},
+        ROUTES + "test_each_job_is_done_and_one_that_fails_stays",
+    ),
+    Row(
+        "a job that stays until it is done",
+        "docs/recipes.md",
+        {
+            "claim = update(Job).where(Job.id == first).values(due_at=func.now() + AGAIN)": "claim = delete(Job).where(Job.id == first)"
+        },
+        ROUTES + "test_each_job_is_done_and_one_that_fails_stays",
+    ),
+    Row(
+        "a task that closes what it opened",
+        ENGINE,
+        {"        await engine.dispose()": "        pass"},
+        ROUTES + "test_a_task_of_celery_has_a_loop_and_an_engine_of_its_own",
+    ),
+    Row(
+        "DATABASE_POOL=null, for engines that outlive their loop",
+        ENGINE,
+        {'settings.database_pool == "null"': "False"},
+        ROUTES + "test_without_a_pool_an_engine_serves_several_loops",
+    ),
+    Row(
+        "a worker that closes its engine",
+        "docs/recipes.md",
+        {'    await context["engine"].dispose()\n': "    pass\n"},
+        ROUTES + "test_a_worker_of_one_loop_has_one_engine",
+    ),
+    Row(
+        "a rule over several rows",
+        "docs/recipes.md",
+        {
+            '                await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})\n': ""
+        },
+        ROUTES + "test_a_rule_over_several_rows_holds_by_trying_again",
+    ),
+    Row(
+        "a retry after a deadlock",
+        "docs/recipes.md",
+        {'("40001", "40P01")': '("40001",)'},
+        ROUTES + "test_a_deadlock_is_tried_again",
+    ),
+    Row(
+        "a retry for what passes only",
+        "docs/recipes.md",
+        {" or sqlstate not in PASSING": ""},
+        ROUTES + "test_tries_are_few_and_for_what_passes",
+    ),
+    Row(
+        "a transaction for each message",
+        "docs/recipes.md",
+        {
+            "    async for title in websocket.iter_text():\n        async with sessions.begin() as session:\n": (
+                "    async with sessions.begin() as session:\n        async for title in websocket.iter_text():\n"
+            ),
+            '        await websocket.send_text("stored")': '            await websocket.send_text("stored")',
+        },
+        ROUTES + "test_each_message_of_a_websocket_is_stored",
+    ),
+    Row(
+        "a temporary table that ends with its transaction",
+        "docs/recipes.md",
+        {" ON COMMIT DROP": ""},
+        ROUTES + "test_many_rows_go_in_together_and_out_again",
+    ),
+    Row(
+        "rows that are there already",
+        "docs/recipes.md",
+        {"add.on_conflict_do_nothing()": "add"},
+        ROUTES + "test_many_rows_go_in_together_and_out_again",
     ),
     Row(
         "code in the README that runs",

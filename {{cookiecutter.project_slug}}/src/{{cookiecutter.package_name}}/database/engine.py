@@ -12,7 +12,8 @@ prepared statements are off:
 """
 
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -77,6 +78,16 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     _ping_after_idle(engine, settings.database_ping_after_idle)
     _free_backends(engine)
     return engine
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """Make the engine, and dispose of it. Its connections can't be used in another event loop."""
+    engine = create_engine(settings)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def log_engine(engine: AsyncEngine, settings: Settings) -> None:
