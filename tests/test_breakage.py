@@ -107,7 +107,7 @@ ROWS = [
         {
             SQLALCHEMY_CACHE: SQLALCHEMY_CACHE
             + '        "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",\n',
-            "import time\n": "import time\nfrom uuid import uuid4\n",
+            "from typing import Any\n": "from typing import Any\nfrom uuid import uuid4\n",
         },
         STATEMENTS + "test_no_statement_stays_behind",
     ),
@@ -117,14 +117,14 @@ ROWS = [
         {
             SQLALCHEMY_CACHE: SQLALCHEMY_CACHE
             + '        "prepared_statement_name_func": lambda: f"__asyncpg_{uuid4()}__",\n',
-            "import time\n": "import time\nfrom uuid import uuid4\n",
+            "from typing import Any\n": "from typing import Any\nfrom uuid import uuid4\n",
         },
         STATEMENTS + "test_a_query_repeated_on_one_connection",
     ),
     Row(
         "a ping that works through a pooler",
-        ENGINE,
-        {'driver_connection.execute("SELECT 1"': 'driver_connection.execute("SELECT x"'},
+        CONNECTION,
+        {'super().execute("SELECT 1"': 'super().execute("SELECT x"'},
         STATEMENTS + "test_a_ping_before_every_checkout",
     ),
     Row(
@@ -180,13 +180,13 @@ ROWS = [
     Row(
         "a backend given back after a refused argument",
         ENGINE,
-        {'if entry.info.pop("failed", False) and state.asyncio_safe:': "if False:"},
+        {"if driver.failed and connection.autocommit:": "if False:"},
         "tests/pooler/test_reading.py::test_a_refused_argument_leaves_no_backend_pinned",
     ),
     Row(
         "no write in a session for reading",
         CONNECTION,
-        {"        if self.reads and not only(query):": "        if False:"},
+        {'if self.lent_to == "reader" and not only(query):': "if False:"},
         READING + "test_a_write_or_a_lock_is_refused",
     ),
     Row(
@@ -302,19 +302,19 @@ ROWS = [
     Row(
         "nothing after a session's end",
         DATABASE_SESSION,
-        {"        if self._ended:": "        if False:"},
+        {"        if self._ended:\n": "        if False:\n"},
         MISUSE + "test_a_session_that_outlives_its_request",
     ),
     Row(
         "no result after its session's end",
         CONNECTION,
-        {"            stream.close()\n": "            pass\n"},
+        {"        self._pool_release_ctr += 1\n": ""},
         MISUSE + "test_a_result_that_outlives_its_session",
     ),
     Row(
         "one thing at a time",
         DATABASE_SESSION,
-        {"        if self._user is not None:": "        if False:"},
+        {"        if self._user is not None:\n": "        if False:\n"},
         MISUSE + "test_two_tasks_at_once",
     ),
     Row(
@@ -324,9 +324,15 @@ ROWS = [
         MISUSE + "test_two_tasks_at_once",
     ),
     Row(
-        "no end before what is on its way",
+        "no commit of what is on its way",
         DATABASE_SESSION,
-        {"        while self._user is not None:": "        while False:"},
+        {"        if self._user is not None:  # who": "        if False:  # who"},
+        MISUSE + "test_two_tasks_at_once",
+    ),
+    Row(
+        "a connection that is back when what was on its way is over",
+        DATABASE_SESSION,
+        {"            if self._ended:  # meanwhile": "            if False:  # meanwhile"},
         MISUSE + "test_two_tasks_at_once",
     ),
     Row(
@@ -344,7 +350,7 @@ ROWS = [
     Row(
         "no statement of the driver's outside the session's transaction",
         DATABASE_SESSION,
-        {"lent.driver_connection.in_session = True": "lent.driver_connection.in_session = False"},
+        {'lent_to = "session"': 'lent_to = "anybody"'},
         MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
@@ -356,7 +362,7 @@ ROWS = [
     Row(
         "no use of a connection that is back in the pool",
         CONNECTION,
-        {"        self.idle = True\n": ""},
+        {'if self.lent_to == "nobody":': "if False:"},
         MISUSE + "test_a_transaction_of_the_drivers_is_not_left_open",
     ),
     Row(
@@ -383,8 +389,8 @@ ROWS = [
     ),
     Row(
         "a ping only for what was idle",
-        ENGINE,
-        {"hide_parameters=True, **pool": "hide_parameters=True, pool_pre_ping=True, **pool"},
+        DIALECT,
+        {">= self.ping_after_idle": ">= 0"},
         "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must",
     ),
     Row(
@@ -440,7 +446,7 @@ ROWS = [
     Row(
         "DATABASE_POOL",
         ENGINE,
-        {'settings.database_pool == "null"': "False"},
+        {'settings.database_pool == "queue"': "True"},
         SETTINGS + "test_a_null_pool_keeps_no_connection",
     ),
     Row(
@@ -477,8 +483,8 @@ ROWS = [
     ),
     Row(
         "a connection that the server has closed",
-        ENGINE,
-        {"if connection.driver_connection.is_closed():": "if False:"},
+        DIALECT,
+        {"if connection.is_closed():": "if False:"},
         SETTINGS + "test_a_connection_that_the_server_closed_is_replaced_without_a_ping",
     ),
     Row(
@@ -568,51 +574,51 @@ ROWS = [
     Row(
         "a pause after a wrong login",
         CONNECT,
-        {"            self._refuse_while_refused(arguments)\n": ""},
+        {"time.monotonic() - refused[-1][0] < SECOND_TRY": "False"},
         "tests/pooler/test_failures.py::test_a_wrong_login_is_not_tried_again_at_once",
     ),
     Row(
         "a new password tried at once",
         CONNECT,
-        {"or _credentials(arguments) != self._refused": ""},
+        {"if refusal[1] == credentials]": "]"},
         CONNECTING + "test_a_new_token_is_tried_at_once",
     ),
     Row(
         "connections that wait for one that succeeds",
         CONNECT,
-        {"while others := self._others():": "while others := self._others()[:0]:"},
+        {"while len(self._under_way) >= self._at_once:": "while False:"},
         CONNECTING + "test_a_rotation_under_load_sends_two_wrong_logins",
     ),
     Row(
         "no more logins under way than may be wrong",
         CONNECT,
-        {"if succeeded and len(others) < _WRONG_LOGINS - len(self._refused_at):": "if succeeded:"},
+        {"max(1, _WRONG_LOGINS - len(_refused(arguments)))": "10"},
         CONNECTING + "test_a_rotation_under_load_sends_two_wrong_logins",
     ),
     Row(
         "connections that are opened together",
         CONNECT,
-        {"if succeeded and": "if False and"},
+        {"max(1, _WRONG_LOGINS - len(_refused(arguments)))": "1"},
         CONNECTING + "test_connections_are_opened_together_once_a_login_has_succeeded",
     ),
     Row(
         "a second try of a refused password",
         CONNECT,
-        {"if len(self._refused_at) >= _WRONG_LOGINS or": "if True or"},
+        {"if len(refused) >= _WRONG_LOGINS or": "if refused or"},
         CONNECTING + "test_a_password_that_is_refused_once_is_tried_again",
     ),
     Row(
         "a second try of a refused password: serve and migrate",
         LOGIN,
         {
-            "            await asyncio.sleep(SECOND_TRY)\n"
+            "            await asyncio.sleep(connect.SECOND_TRY)\n"
             "            error = await _connect(engine)\n": "            pass\n"
         },
         CONNECTING + "test_a_command_tries_a_refused_password_once_more",
     ),
     Row(
         "fewer than ten logins of a pod that starts again and again",
-        LOGIN,
+        CONNECT,
         {"SECOND_TRY = 20": "SECOND_TRY = 10"},
         KUBERNETES + "test_a_wrong_password_locks_nobody_out",
     ),
@@ -623,6 +629,15 @@ ROWS = [
         CONNECTING + "test_a_login_that_nobody_waits_for_any_more_counts",
     ),
     Row(
+        "one count of wrong logins for all engines of a process",
+        CONNECT,
+        {
+            "refused = _refused(arguments)": 'refused = _refused(arguments | {"port": id(self)})',
+            "_credentials(arguments), error": '_credentials(arguments | {"port": id(self)}), error',
+        },
+        CONNECTING + "test_two_engines_of_one_process_send_no_more_than_one",
+    ),
+    Row(
         "a connection that is closed if nobody waits for it",
         CONNECT,
         {"            login.add_done_callback(_close)\n": ""},
@@ -631,7 +646,7 @@ ROWS = [
     Row(
         "one try of a password where the server may have TLS",
         CONNECT,
-        {"if not advisory or": "if True or"},
+        {'in ("prefer", "allow") and': "in () and"},
         CONNECTING + "test_a_refused_password_is_not_sent_again_without_tls",
     ),
     Row(
@@ -659,8 +674,8 @@ ROWS = [
         "do_connect listeners of an owner",
         ENGINE,
         {
-            "    _replace_lost_connections(engine)\n": (
-                "    _replace_lost_connections(engine)\n"
+            '    event.listen(engine.sync_engine, "reset", _free_the_backend)\n': (
+                '    event.listen(engine.sync_engine, "reset", _free_the_backend)\n'
                 "    event.listen(\n"
                 '        engine.sync_engine, "do_connect", lambda d, e, args, kw: d.connect(*args, **kw)\n'
                 "    )\n"
@@ -670,20 +685,20 @@ ROWS = [
     ),
     Row(
         "the other connections, after a timeout",
-        ENGINE,
+        CONNECTION,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
         SETTINGS + "test_a_statement_that_timed_out_costs_one_connection",
     ),
     Row(
         "the other connections, after a ping that timed out",
-        ENGINE,
+        CONNECTION,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
         SETTINGS + "test_a_ping_that_timed_out_costs_one_connection",
     ),
     Row(
         "the other connections, after a pooler's refusal",
         ENGINE,
-        {"        context.invalidate_pool_on_disconnect = _all_broke(error)\n": ""},
+        {"    context.invalidate_pool_on_disconnect = all_broke(error)\n": ""},
         SETTINGS + "test_a_refusal_of_a_busy_pooler_costs_one_connection",
     ),
     Row(
@@ -981,7 +996,7 @@ ROWS = [
     Row(
         "a transaction again for who writes after a read",
         ENGINE,
-        {"        connection.autocommit = False\n": ""},
+        {"    connection.autocommit = False\n": ""},
         "tests/pooler/test_reading.py::test_a_write_after_a_read_has_its_transaction",
     ),
     Row(
@@ -1099,8 +1114,8 @@ ROWS = [
     ),
     Row(
         "no failing request after a restart of the pooler that nobody noticed",
-        ENGINE,
-        {"if connection.driver_connection.is_closed():": "if False:"},
+        DIALECT,
+        {"if connection.is_closed():": "if False:"},
         FAULTS + "test_the_pooler_is_restarted_while_nobody_asks",
     ),
     Row(

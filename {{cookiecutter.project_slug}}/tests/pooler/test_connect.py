@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.database import connect as connecting
-from {{ cookiecutter.package_name }}.database import login
 from {{ cookiecutter.package_name }}.database.connect import CantConnectError
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -153,23 +153,39 @@ async def test_a_password_that_is_refused_once_is_tried_again(
 async def test_a_command_tries_a_refused_password_once_more(
     settings: Settings, rotated: Rotated, monkeypatch: pytest.MonkeyPatch, migrations: bool
 ) -> None:
-    """As for the running service: Supavisor refuses a new password once."""
-    monkeypatch.setattr(connecting, "SECOND_TRY", 0.1)
-    monkeypatch.setattr(login, "SECOND_TRY", 0.5)
+    """As the running service does: Supavisor refuses a new password once."""
+    monkeypatch.setattr(connecting, "SECOND_TRY", 0.5)
     urls = {"database_url": rotated.url, "database_migration_url": rotated.url}
     starting = Settings.model_validate(settings.model_dump() | urls)
     await rotated.password("new")
-    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
-    with pytest.raises(SystemExit, match=f"^{variable} can't be used"):
-        await login.refuse_wrong_login(starting, migrations=migrations)
-    assert rotated.proxy.refused == 2
-
-    check = asyncio.create_task(login.refuse_wrong_login(starting, migrations=migrations))
-    while rotated.proxy.refused < 3:
+    check = asyncio.create_task(refuse_wrong_login(starting, migrations=migrations))
+    while rotated.proxy.refused < 1:
         await asyncio.sleep(0.01)
     await rotated.password("old")
     await check
-    assert rotated.proxy.refused == 3
+    assert rotated.proxy.refused == 1
+
+    await rotated.password("new")
+    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
+    with pytest.raises(SystemExit, match=f"^{variable} can't be used"):
+        await refuse_wrong_login(starting, migrations=migrations)
+    assert rotated.proxy.refused == 2
+
+
+async def test_two_engines_of_one_process_send_no_more_than_one(
+    settings: Settings, rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supavisor counts by address, whatever a service has its engines for."""
+    monkeypatch.setattr(connecting, "SECOND_TRY", 0.1)
+    await rotated.password("new")
+    async with (
+        _engine(settings, rotated.url) as one,
+        _engine(settings, rotated.url) as two,
+        _load(one),
+        _load(two),
+    ):
+        await asyncio.sleep(0.5)
+    assert rotated.proxy.refused == 2
 
 
 async def test_connections_are_opened_together_once_a_login_has_succeeded(

@@ -19,16 +19,20 @@ from sqlalchemy.exc import OperationalError
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify_answer
 
-# Seconds: Supavisor's 150 in which it counts wrong passwords, and some for the clocks.
+# So many wrong logins at most leave this process in so many seconds: Supavisor's 150, and some for the
+# clocks.
+_WRONG_LOGINS = 2
 _WINDOW = 155
 
-# Wrong logins in that time from one process, and so logins that are under way together.
-_WRONG_LOGINS = 2
+# Seconds until the second, as Supavisor may refuse a new password once, from its cache. 20: a container
+# that is started again and again sends 8 of them in the 150 s then (tests/unit/test_kubernetes.py).
+SECOND_TRY = 20
 
-# Seconds. After a change of the password Supavisor may refuse the new one once, from its cache.
-SECOND_TRY = 5
+# When, with which login, and the answer.
+_refusals: list[tuple[float, object, asyncpg.PostgresError]] = []
 
-_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_NO_TLS = "rejected SSL upgrade"  # asyncpg's words
+_UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SUPABASE_DIRECT = re.compile(r"db\.[^.]+\.supabase\.co")
 
 
@@ -43,17 +47,13 @@ class CantConnectError(ConnectionError):
 class Connector:
     """Opens the connections of an engine, in the place of `asyncpg.connect`.
 
-    The first goes alone. Once a login has succeeded others follow, no more of them together than may be
-    wrong: so two wrong ones are the most that leave, whenever the password changes. After the first,
-    none is sent for some seconds, then one, and then none until Supavisor has forgotten the first.
+    The first goes alone, and once it has succeeded two at a time follow: so two wrong logins are the
+    most that leave, whenever the password changes.
     """
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[asyncpg.Connection]] = set()
-        self._refusal: asyncpg.PostgresError | None = None
-        self._refused: object = None
-        """The user and password; an owner's `do_connect` may have others next time."""
-        self._refused_at: list[float] = []
+        self._at_once = 1
 
     async def __call__(self, **arguments: Any) -> asyncpg.Connection:
         """Connect within `timeout`, after no longer a wait for others.
@@ -65,7 +65,6 @@ class Connector:
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
-            self._refuse_while_refused(arguments)
             connection = await self._send(arguments)
             if connection.is_closed():
                 # SQLAlchemy uses it at once, and would let asyncpg's own error out.
@@ -77,15 +76,17 @@ class Connector:
             raise OperationalError(None, None, told) from error
 
     async def _turn(self) -> None:
-        """Wait until another login may leave."""
-        succeeded = False
-        while others := self._others():
-            if succeeded and len(others) < _WRONG_LOGINS - len(self._refused_at):
-                break
-            ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-            succeeded = any(not it.cancelled() and it.exception() is None for it in ended)
+        if not self._under_way:
+            self._at_once = 1
+        while len(self._under_way) >= self._at_once:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
+        refused = _refused(arguments)
+        if len(refused) >= _WRONG_LOGINS or (
+            refused and time.monotonic() - refused[-1][0] < SECOND_TRY
+        ):
+            raise copy.copy(refused[-1][2])  # each who asks gets one of their own
         login = asyncio.create_task(self._login(arguments))
         self._under_way.add(login)
         login.add_done_callback(self._under_way.discard)
@@ -96,36 +97,28 @@ class Connector:
             login.add_done_callback(_close)
             raise
 
-    def _others(self) -> list[asyncio.Task[asyncpg.Connection]]:
-        loop = asyncio.get_running_loop()
-        return [it for it in self._under_way if it.get_loop() is loop and not it.done()]
-
-    def _refuse_while_refused(self, arguments: dict[str, Any]) -> None:
-        now = time.monotonic()
-        self._refused_at = [at for at in self._refused_at if now - at < _WINDOW]
-        if (
-            self._refusal is None
-            or not self._refused_at
-            or _credentials(arguments) != self._refused
-        ):
-            return
-        if len(self._refused_at) >= _WRONG_LOGINS or now - self._refused_at[-1] < SECOND_TRY:
-            raise copy.copy(self._refusal)  # each who asks gets one of their own
-
     async def _login(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         try:
             connection = await _connect(arguments)
         except asyncpg.PostgresError as error:
+            self._at_once = 1
             if classify_answer(error) is Failure.LOGIN:
-                self._refusal, self._refused = error, _credentials(arguments)
-                self._refused_at.append(time.monotonic())
+                _refusals.append((time.monotonic(), _credentials(arguments), error))
             raise
-        self._refusal = None
+        self._at_once = max(1, _WRONG_LOGINS - len(_refused(arguments)))
         return connection
 
 
 def _credentials(arguments: dict[str, Any]) -> object:
-    return arguments.get("user"), arguments.get("password")
+    # Others, as an owner's `do_connect` may have next time, are tried at once.
+    return [arguments.get(name) for name in ("host", "port", "user", "password")]
+
+
+def _refused(arguments: dict[str, Any]) -> list[tuple[float, object, asyncpg.PostgresError]]:
+    """The refusals of this login that Supavisor may still count."""
+    since, credentials = time.monotonic() - _WINDOW, _credentials(arguments)
+    _refusals[:] = [refusal for refusal in _refusals if refusal[0] > since]
+    return [refusal for refusal in _refusals if refusal[1] == credentials]
 
 
 def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
@@ -136,23 +129,16 @@ def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
 
 async def _connect(arguments: dict[str, Any]) -> asyncpg.Connection:
     """`asyncpg.connect`, which with `prefer` and `allow` would send a refused password once more."""
-    advisory = arguments.get("ssl", "prefer") in ("prefer", "allow")
-    if not advisory or arguments["host"].startswith("/"):
-        return await asyncpg.connect(**arguments)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        return await asyncpg.connect(**arguments | {"ssl": context})
-    except ConnectionError as error:
-        if not _offers_no_tls(error):
-            raise
-    except ssl.SSLError:
-        pass
-    return await asyncpg.connect(**arguments | {"ssl": "disable"})
-
-
-def _offers_no_tls(error: BaseException) -> bool:
-    return "rejected SSL upgrade" in str(error)
+    if arguments.get("ssl", "prefer") in ("prefer", "allow") and arguments["host"][0] != "/":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            return await asyncpg.connect(**arguments | {"ssl": context})
+        except (ConnectionError, ssl.SSLError) as error:
+            if not isinstance(error, ssl.SSLError) and _NO_TLS not in str(error):
+                raise
+        arguments |= {"ssl": "disable"}
+    return await asyncpg.connect(**arguments)
 
 
 def _reason(error: BaseException, host: str, timeout: float) -> str:
@@ -179,9 +165,9 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
             return f"TLS failed ({error.reason})"
         case ConnectionResetError() | asyncpg.ConnectionDoesNotExistError():
             return "it closed the connection before the login was over"
-    if _offers_no_tls(error):
+    if _NO_TLS in str(error):
         return "it offers no TLS, which sslmode or the CA file asks for"
-    if numbers & set(_UNREACHABLE):
+    if numbers & _UNREACHABLE:
         return (
             f"no route to it ({error}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
         )
