@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import OperationalError
@@ -28,8 +28,14 @@ _WINDOW = 155
 # that is started again and again sends 8 of them in the 150 s then (tests/unit/test_kubernetes.py).
 SECOND_TRY = 20
 
-# When, with which login, and the answer.
-_refusals: list[tuple[float, object, asyncpg.PostgresError]] = []
+
+class _Refusal(NamedTuple):
+    at: float
+    login: object
+    answer: asyncpg.PostgresError
+
+
+_refusals: list[_Refusal] = []  # of this process, whatever engines it has
 
 _NO_TLS = "rejected SSL upgrade"  # asyncpg's words
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -56,12 +62,8 @@ class Connector:
         self._at_once = 1
 
     async def __call__(self, **arguments: Any) -> asyncpg.Connection:
-        """Connect within `timeout`, after no longer a wait for others.
-
-        Raises:
-            OperationalError: nobody answered, or not as a database does.
-            asyncpg.PostgresError: the server refuses.
-        """
+        """Connect within `timeout`, after no longer a wait for others. An `OperationalError` says why nobody
+        answered, an `asyncpg.PostgresError` that the server refuses."""
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
@@ -84,10 +86,10 @@ class Connector:
     async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         refused = _refused(arguments)
         if len(refused) >= _WRONG_LOGINS or (
-            refused and time.monotonic() - refused[-1][0] < SECOND_TRY
+            refused and time.monotonic() - refused[-1].at < SECOND_TRY
         ):
-            raise copy.copy(refused[-1][2])  # each who asks gets one of their own
-        login = asyncio.create_task(self._login(arguments))
+            raise copy.copy(refused[-1].answer)  # each who asks gets one of their own
+        login = asyncio.create_task(self._try(arguments))
         self._under_way.add(login)
         login.add_done_callback(self._under_way.discard)
         try:
@@ -97,28 +99,27 @@ class Connector:
             login.add_done_callback(_close)
             raise
 
-    async def _login(self, arguments: dict[str, Any]) -> asyncpg.Connection:
+    async def _try(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         try:
             connection = await _connect(arguments)
         except asyncpg.PostgresError as error:
             self._at_once = 1
             if classify_answer(error) is Failure.LOGIN:
-                _refusals.append((time.monotonic(), _credentials(arguments), error))
+                _refusals.append(_Refusal(time.monotonic(), _login(arguments), error))
             raise
         self._at_once = max(1, _WRONG_LOGINS - len(_refused(arguments)))
         return connection
 
 
-def _credentials(arguments: dict[str, Any]) -> object:
-    # Others, as an owner's `do_connect` may have next time, are tried at once.
+def _login(arguments: dict[str, Any]) -> object:
+    # Another one, as an owner's `do_connect` may have next time, is tried at once.
     return [arguments.get(name) for name in ("host", "port", "user", "password")]
 
 
-def _refused(arguments: dict[str, Any]) -> list[tuple[float, object, asyncpg.PostgresError]]:
+def _refused(arguments: dict[str, Any]) -> list[_Refusal]:
     """The refusals of this login that Supavisor may still count."""
-    since, credentials = time.monotonic() - _WINDOW, _credentials(arguments)
-    _refusals[:] = [refusal for refusal in _refusals if refusal[0] > since]
-    return [refusal for refusal in _refusals if refusal[1] == credentials]
+    _refusals[:] = [it for it in _refusals if time.monotonic() - it.at < _WINDOW]
+    return [it for it in _refusals if it.login == _login(arguments)]
 
 
 def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
@@ -142,8 +143,6 @@ async def _connect(arguments: dict[str, Any]) -> asyncpg.Connection:
 
 
 def _reason(error: BaseException, host: str, timeout: float) -> str:
-    numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
-    numbers.add(getattr(error, "errno", None) or 0)
     hint = ""
     if _SUPABASE_DIRECT.fullmatch(host):
         hint = (
@@ -157,20 +156,17 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
             known = "can't be resolved now" if error.errno == socket.EAI_AGAIN else "is unknown"
             return f"the name {known} ({error.strerror}){hint}"
         case ssl.SSLCertVerificationError():
-            why = f"{error.reason}: {error.verify_message}"
-            return (
-                f"its certificate is refused ({why}). See DATABASE_SSL_ROOT_CERT and the host name"
-            )
-        case ssl.SSLError():
-            return f"TLS failed ({error.reason})"
+            why = f"its certificate is refused ({error.reason}: {error.verify_message})"
+            return f"{why}. See DATABASE_SSL_ROOT_CERT and the host name"
         case ConnectionResetError() | asyncpg.ConnectionDoesNotExistError():
             return "it closed the connection before the login was over"
-    if _NO_TLS in str(error):
+    text = str(error)
+    if _NO_TLS in text:
         return "it offers no TLS, which sslmode or the CA file asks for"
+    # Of several addresses, asyncio has the numbers in the text alone.
+    numbers = {getattr(error, "errno", None), *map(int, re.findall(r"\[Errno (\d+)\]", text))}
     if numbers & _UNREACHABLE:
-        return (
-            f"no route to it ({error}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
-        )
+        return f"no route to it ({text}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
     if errno.ECONNREFUSED in numbers:
-        return f"refused: nothing listens there ({error})"
-    return str(error)
+        return f"refused: nothing listens there ({text})"
+    return text

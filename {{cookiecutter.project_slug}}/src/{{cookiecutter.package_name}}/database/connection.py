@@ -41,13 +41,10 @@ def all_broke(error: BaseException) -> bool:
 
 
 class Connection(asyncpg.Connection):
-    """A connection of asyncpg's."""
-
     lent_to: Literal["anybody", "reader", "session", "nobody"] = "anybody"
-    """Of a `ReadSession` each statement is by itself; of a session everything is a part of its
-    transaction. Nobody's is what is back in the pool."""
+    """A reader's statements are each by itself, all of a session's are a part of its transaction. What is
+    nobody's is back in the pool."""
     failed = False
-    """Whether something failed since it was lent."""
     returned_at = 0.0
 
     _pool_release_ctr: int  # asyncpg's own, of which it has no types
@@ -101,12 +98,8 @@ class Connection(asyncpg.Connection):
         return statement
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
-        """Run a statement.
-
-        Raises:
-            TransactionError: a COMMIT that stores nothing: PostgreSQL answered it with ROLLBACK, which
-                the driver takes for a success, or there is no transaction.
-        """
+        """Run a statement. A COMMIT that stores nothing is an error: of an aborted transaction PostgreSQL
+        answers it with ROLLBACK, which the driver takes for a success."""
         if query.startswith("COMMIT") and not (self.is_in_transaction() or self.is_closed()):
             raise TransactionError(
                 "nothing to commit: a statement of this session has ended its transaction before"
@@ -140,14 +133,12 @@ class Connection(asyncpg.Connection):
         super()._drop_local_statement_cache()  # type: ignore[misc]
 
 
-def _inside(name: str) -> Callable[..., Any]:
-    method = getattr(asyncpg.Connection, name)
-
+def _inside(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def inside(self: Connection, *args: Any, **kwargs: Any) -> Any:
         self._refuse_outside()
         if self.lent_to == "reader":
-            raise ReadOnlyError(f"{name}() is not for reading")
+            raise ReadOnlyError(f"{method.__name__}() is not for reading")
         return method(self, *args, **kwargs)
 
     return inside
@@ -155,8 +146,6 @@ def _inside(name: str) -> Callable[..., Any]:
 
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for
 # instance, would be stored for good, whatever becomes of the session.
-for _name in (
-    *("copy_from_query", "copy_from_table", "copy_records_to_table", "copy_to_table"),
-    *("cursor", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval"),
-):
-    setattr(Connection, _name, _inside(_name))
+for _name in dir(asyncpg.Connection):
+    if _name.startswith(("copy_", "cursor", "executemany", "fetch")):
+        setattr(Connection, _name, _inside(getattr(asyncpg.Connection, _name)))

@@ -1,14 +1,10 @@
 """The engine: one pool of connections for one process, correct behind any pooler.
 
-A transaction-mode pooler may run each transaction of a client, and in AUTOCOMMIT each statement,
-on another server connection ("backend"), and a prepared statement lives on one. So both caches of
-prepared statements are off:
-
-- Without its own, asyncpg (0.31 and newer) prepares a statement without a name, and parses it again in
-  the message that runs it. Nothing depends on the backend, and nothing is left behind on it.
-- With SQLAlchemy's, the client keeps a statement's description while the server parses anew. After a
-  column went from int8 to float8, SELECT returned 4631248529308778496 for 43.0 and an UPDATE to 44
-  stored 2.17e-322, without any error. What may be kept nevertheless is in `database/dialect.py`.
+A transaction-mode pooler may run each transaction of a client, and in AUTOCOMMIT each statement, on
+another server connection ("backend"), and a prepared statement lives on one. So both caches of them are
+off. asyncpg (0.31 and newer) then prepares without a name, and parses again in the message that runs, so
+that nothing depends on the backend or stays behind on it. SQLAlchemy's would keep a statement's
+description meanwhile: `database/dialect.py` says what that does, and what may be kept nevertheless.
 """
 
 from typing import Any
@@ -71,21 +67,17 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     return engine
 
 
-def log_engine(engine: AsyncEngine, settings: Settings) -> None:
+def log_engine(settings: Settings) -> None:
     """Say once, without secrets, what this process connects with."""
     target = settings.database_url
     tls = target.connect_args.get("ssl", "prefer")
-    pool = {
-        name.removeprefix("database_"): value
-        for name, value in settings.model_dump().items()
-        if name.startswith(("database_pool", "database_max", "database_ping"))
-    }
+    knobs = ("pool", "pool_size", "max_overflow", "pool_timeout", "pool_recycle", "ping_after_idle")
     structlog.get_logger().info(
         "database engine",
         url=str(target),
         ignored_url_parameters=target.ignored,
         tls=tls if isinstance(tls, str) else "verified",
-        **pool,
+        **{name: getattr(settings, f"database_{name}") for name in knobs},
     )
 
 

@@ -53,9 +53,7 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     """Log what a database answered, or why it did not; which kind of failure it is."""
     failure = classify(error)
     cause = getattr(error, "driver_exception", None) or error
-    place = {}
-    if isinstance(cause, CantConnectError):
-        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
+    place = vars(cause) if isinstance(cause, CantConnectError) else {}
     log.warning(
         "database failure",
         failure=failure.name,

@@ -4,13 +4,12 @@ Both are SQLAlchemy's, closed where ordinary code on top of it loses rows withou
 connections: a statement after the session's end, two tasks at once, a change to what was only read.
 """
 
-import asyncio
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, overload
 
+from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Column, Connection, Executable, Result, ScalarResult, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
@@ -29,55 +28,42 @@ Params = Mapping[str, Any] | None
 class SessionEndedError(Exception):
     """The session's transaction has ended: what is asked of it now would never be stored."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this session has ended with its request: ask for SessionsDep, and open a session of its "
-            "own (`async with sessions.begin() as session`) for what comes later"
-        )
-
 
 class SessionInUseError(Exception):
     """Two tasks used one session at the same time."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "another task is using this session: a session does one thing at a time. Ask for SessionsDep "
-            "and give each task a session of its own, or read with a ReadSessionDep, which many can use"
-        )
 
-
-def _caller() -> object:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # a route that is no coroutine, in a thread
-        return threading.get_ident()
+_ENDED = (
+    "this session has ended with its request: ask for SessionsDep, and open a session of its own "
+    "(`async with sessions.begin() as session`) for what comes later"
+)
+_IN_USE = (
+    "another task is using this session: a session does one thing at a time. Ask for SessionsDep and "
+    "give each task a session of its own, or read with a ReadSessionDep, which many can use"
+)
 
 
 class _Session(Session):
     """Does one thing at a time, and nothing after its end."""
 
+    # The greenlet that is in the middle of something: each call on a task's behalf has one.
     _user: object = None
-    """Who is in the middle of something."""
     _disturbed = False
     _ended = False
 
     def end(self, *, commit: bool) -> None:
-        """Commit or roll back, and close for good.
-
-        Raises:
-            SessionInUseError: instead of the commit, if a statement is still on its way or was refused.
-        """
+        """Commit or roll back, and close for good. No commit if something is on its way, or was refused."""
         self._ended = True
         if self._user is not None:  # who closes it, too
             if commit:
-                raise SessionInUseError
+                raise SessionInUseError(_IN_USE)
             return
-        self._user = _caller()
+        self._user = getcurrent()
         try:
             if not commit:
                 self.rollback()
             elif self._disturbed:
-                raise SessionInUseError
+                raise SessionInUseError(_IN_USE)
             else:
                 self.commit()
         finally:
@@ -85,20 +71,18 @@ class _Session(Session):
             self._user = None
 
 
-def _guarded(name: str) -> Callable[..., Any]:
-    method = getattr(Session, name)
-
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def guarded(self: _Session, *args: Any, **kwargs: Any) -> Any:
-        caller = _caller()
-        if self._user == caller:  # a call within a call
+        user = getcurrent()
+        if self._user is user:  # a call within a call
             return method(self, *args, **kwargs)
         if self._ended:
-            raise SessionEndedError
+            raise SessionEndedError(_ENDED)
         if self._user is not None:
             self._disturbed = True
-            raise SessionInUseError
-        self._user = caller
+            raise SessionInUseError(_IN_USE)
+        self._user = user
         try:
             return method(self, *args, **kwargs)
         finally:
@@ -115,7 +99,7 @@ for _name in (
     *("execute", "flush", "get", "get_one", "merge", "merge_all", "refresh", "rollback", "scalar"),
     *("scalars", "bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
 ):
-    setattr(_Session, _name, _guarded(_name))
+    setattr(_Session, _name, _guarded(getattr(Session, _name)))
 
 
 @event.listens_for(_Session, "after_begin")
@@ -149,11 +133,7 @@ class Sessions:
         )
 
     def begin(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """One transaction.
-
-        Raises:
-            SessionInUseError: at the end, if two tasks used the session at once. Nothing is stored.
-        """
+        """One transaction. It ends with a `SessionInUseError` if two tasks used it at once."""
         return self._make()
 
 
