@@ -752,6 +752,12 @@ ROWS = [
         LATE,
     ),
     Row(
+        "1011 for a WebSocket that raises another error from the database's",
+        PROBLEMS,
+        {"    app.add_middleware(_WebSocketFailures)\n": ""},
+        LATE,
+    ),
+    Row(
         "a failure in a TaskGroup that is answered as what it is",
         PROBLEMS,
         {"    app.exception_handler(ExceptionGroup)(_group)\n": ""},

@@ -136,7 +136,10 @@ async def test_a_password_that_is_refused_once_is_tried_again(
     """Supavisor does so after a rotation, from its cache: the service goes on by itself."""
     monkeypatch.setattr(connecting, "SECOND_TRY", 0.5)
     async with _engine(settings, rotated.url) as engine, _load(engine) as outcomes:
-        await asyncio.sleep(0.3)
+        opened: list[object] = []
+        event.listen(engine.sync_engine, "connect", lambda *it: opened.append(it))
+        while len(opened) < 10:  # of two logins that are under way, both would be wrong
+            await asyncio.sleep(0.01)
         await rotated.password("not known here yet")
         await rotated.disconnect()
         while Failure.LOGIN not in outcomes:
