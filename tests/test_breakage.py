@@ -33,16 +33,17 @@ STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
 SESSION = "tests/api/test_session.py::"
 MISUSE = "tests/api/test_misuse.py::"
+MISUSE_TOO = "tests/service/test_misuse.py::"
 READING = "tests/pooler/test_reading.py::"
-SEALED = "tests/pooler/test_sealed.py::"
+SEALED = "tests/service/test_sealed.py::"
 TRIPS = "tests/pooler/test_trips.py::test_a_request_costs_no_more_trips_than_it_must"
 WEB = "tests/api/test_web.py::"
 LIMITED = "tests/api/test_limits.py::"
-FAULTS = "tests/faults/test_faults.py::"
-HOSTILE = "tests/api/test_hostile.py::"
+FAULTS = "tests/service/faults/test_faults.py::"
+HOSTILE = "tests/service/test_hostile.py::"
 SERVE = "tests/api/test_serve.py::"
-CONNECTING = "tests/pooler/test_connect.py::"
-LATE = "tests/api/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
+CONNECTING = "tests/service/test_connect.py::"
+LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
 
@@ -229,7 +230,7 @@ ROWS = [
         "a parameter without a type is not sealed",
         "src/{package}/database/sql.py",
         {"""return "$" not in rest and '"' not in rest and not""": "return not"},
-        "tests/unit/test_sql.py::test_a_statement_whose_types_others_decide",
+        "tests/service/test_sql.py::test_a_statement_whose_types_others_decide",
     ),
     Row(
         "casts without a length",
@@ -309,7 +310,7 @@ ROWS = [
         "no result after its session's end",
         CONNECTION,
         {"        self._pool_release_ctr += 1\n": ""},
-        MISUSE + "test_a_result_that_outlives_its_session",
+        MISUSE_TOO + "test_a_result_that_outlives_its_session",
     ),
     Row(
         "one thing at a time",
@@ -321,49 +322,49 @@ ROWS = [
         "no commit after two things at a time",
         DATABASE_SESSION,
         {"            elif self._disturbed:": "            elif False:"},
-        MISUSE + "test_two_tasks_at_once",
+        MISUSE_TOO + "test_two_tasks_at_once",
     ),
     Row(
         "no commit of what is on its way",
         DATABASE_SESSION,
         {"        if self._user is not None:  # who": "        if False:  # who"},
-        MISUSE + "test_two_tasks_at_once",
+        MISUSE_TOO + "test_two_tasks_at_once",
     ),
     Row(
         "a connection that is back when what was on its way is over",
         DATABASE_SESSION,
         {"            if self._ended:  # meanwhile": "            if False:  # meanwhile"},
-        MISUSE + "test_two_tasks_at_once",
+        MISUSE_TOO + "test_two_tasks_at_once",
     ),
     Row(
         "no success for a COMMIT that was answered with ROLLBACK",
         CONNECTION,
         {'if status == "ROLLBACK" and': 'if status == "" and'},
-        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+        MISUSE + "test_an_error_that_a_route_swallows",
     ),
     Row(
         "no success for a COMMIT without a transaction",
         CONNECTION,
         {'if query.startswith("COMMIT") and not': "if not query and not"},
-        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+        MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
         "no statement of the driver's outside the session's transaction",
         DATABASE_SESSION,
         {'lent_to = "session"': 'lent_to = "anybody"'},
-        MISUSE + "test_a_commit_that_stores_nothing_is_an_error",
+        MISUSE + "test_the_drivers_own_statements",
     ),
     Row(
         "no transaction that only the driver knows of",
         CONNECTION,
         {"        if self.is_in_transaction():  # begun": "        if False:  # begun"},
-        MISUSE + "test_a_transaction_of_the_drivers_is_not_left_open",
+        MISUSE_TOO + "test_a_transaction_of_the_drivers_is_not_left_open",
     ),
     Row(
         "no use of a connection that is back in the pool",
         CONNECTION,
         {'if self.lent_to == "nobody":': "if False:"},
-        MISUSE + "test_a_transaction_of_the_drivers_is_not_left_open",
+        MISUSE_TOO + "test_a_transaction_of_the_drivers_is_not_left_open",
     ),
     Row(
         "no transaction as long as a WebSocket",
@@ -535,13 +536,13 @@ ROWS = [
         "LOG_LEVEL",
         LOGS,
         {"settings.log_level.upper()": '"INFO"'},
-        SERVE + "test_log_level",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "LOG_FORMAT",
         LOGS,
         {'settings.log_format == "json"': "True"},
-        SERVE + "test_the_password_is_nowhere",
+        SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
         "a request's id in the log",
@@ -551,7 +552,7 @@ ROWS = [
             "        CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))\n"
             "    )\n": ""
         },
-        SERVE + "test_the_log_is_json_with_request_ids_and_the_pool",
+        SERVE + "test_workers_have_pools_of_their_own_and_one_log",
     ),
     Row(
         "503 for a pool that is exhausted",
@@ -581,7 +582,7 @@ ROWS = [
         "a new password tried at once",
         CONNECT,
         {" if it.login == _login(arguments)]": "]"},
-        CONNECTING + "test_a_new_token_is_tried_at_once",
+        "tests/pooler/test_connect.py::test_a_new_token_is_tried_at_once",
     ),
     Row(
         "connections that wait for one that succeeds",
@@ -653,7 +654,7 @@ ROWS = [
         "why it can't connect, in the log",
         REPORT,
         {"vars(cause) if isinstance": "{} if isinstance"},
-        CONNECTING + "test_the_log_says_where_and_why",
+        "tests/pooler/test_connect.py::test_the_log_says_where_and_why",
     ),
     Row(
         "why it can't connect, when it starts",
@@ -681,7 +682,7 @@ ROWS = [
                 "    )\n"
             )
         },
-        CONNECTING + "test_an_owner_may_change_how_it_connects",
+        "tests/pooler/test_connect.py::test_an_owner_may_change_how_it_connects",
     ),
     Row(
         "the other connections, after a timeout",
@@ -717,7 +718,7 @@ ROWS = [
         "an outage that is no wrong login",
         FAILURES,
         {"ECIRCUITBREAKER\\) too many authentication failures": "ECIRCUITBREAKER\\)"},
-        "tests/pooler/test_failures.py::test_what_supavisor_says",
+        "tests/service/test_failures.py::test_what_supavisor_says",
     ),
     Row(
         "a pooler's own login that is not the service's",
@@ -773,13 +774,13 @@ ROWS = [
         "a migration that tries the service's login",
         CLI,
         {"    asyncio.run(refuse_wrong_login(settings))\n    if settings": "    if settings"},
-        "tests/api/test_serve.py::test_a_migration_refuses_a_login_that_the_service_could_not_use",
+        "tests/api/test_serve.py::test_a_wrong_login_ends_every_command_with_a_hint",
     ),
     Row(
         "Supavisor's own codes",
         FAILURES,
         {"    _ANY_CODE: Failure.UNAVAILABLE,\n": ""},
-        "tests/pooler/test_failures.py::test_what_supavisor_says",
+        "tests/service/test_failures.py::test_what_supavisor_says",
     ),
     Row(
         "a SQLSTATE in the log for what is a defect",
@@ -851,19 +852,19 @@ ROWS = [
         "every answer in the schema",
         "src/{package}/items/routes.py",
         {"problems(400, 408, 413)": "problems(408, 413)"},
-        HOSTILE + "test_the_api_keeps_to_its_schema",
+        "tests/api/test_schema.py::test_the_api_keeps_to_its_schema",
     ),
     Row(
         "metrics declared as text",
         MAIN,
         {", response_class=PlainTextResponse": ""},
-        HOSTILE + "test_the_api_keeps_to_its_schema",
+        "tests/api/test_schema.py::test_the_api_keeps_to_its_schema",
     ),
     Row(
         "a limit for bodies",
         MAIN,
         {"    app.add_middleware(BodyLimit)\n": ""},
-        HOSTILE + "test_a_body_of_100_megabytes_is_refused",
+        WEB + "test_a_body_that_is_too_large_is_refused",
     ),
     Row(
         "a limit for bodies that is a problem, as FastAPI's own is not",
@@ -872,7 +873,7 @@ ROWS = [
             "    app.add_middleware(BodyLimit)\n": "",
             "redirect_slashes=False": "redirect_slashes=False, max_body_size=2**20",
         },
-        HOSTILE + "test_a_body_of_100_megabytes_is_refused",
+        WEB + "test_a_body_that_is_too_large_is_refused",
     ),
     Row(
         "a limit for headers",
@@ -902,13 +903,13 @@ ROWS = [
         "no label that a client made up",
         MAIN,
         {"redirect_slashes=False": "redirect_slashes=True"},
-        HOSTILE + "test_metrics_have_no_label_that_a_client_made_up",
+        WEB + "test_metrics_have_no_label_that_a_client_made_up",
     ),
     Row(
         "no request id that a client made up",
         MAIN,
         {", validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))": ""},
-        HOSTILE + "test_a_made_up_request_id_is_replaced",
+        WEB + "test_a_made_up_request_id_is_replaced",
     ),
     Row(
         "a short answer to many errors",
@@ -932,7 +933,7 @@ ROWS = [
         "no password in the log",
         ENGINE,
         {"url=str(target)": "url=target.url.render_as_string(hide_password=False)"},
-        SERVE + "test_the_password_is_nowhere",
+        SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
         "no password in an error",
@@ -940,7 +941,7 @@ ROWS = [
         {
             "            told = CantConnectError(": '            reason += f"{arguments}"\n            told = CantConnectError('
         },
-        SERVE + "test_no_command_tells_the_password",
+        SERVE + "test_alembics_own_traceback_has_no_password",
     ),
     Row(
         "no password in --help",
@@ -963,7 +964,7 @@ ROWS = [
             "                structlog.processors.ExceptionRenderer(format_traceback),\n": "",
             "structlog.dev.plain_traceback": "structlog.dev.rich_traceback",
         },
-        SERVE + "test_a_traceback_has_no_local_variables",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "no local variables in a traceback for machines",
@@ -973,7 +974,7 @@ ROWS = [
                 "structlog.processors.dict_tracebacks"
             )
         },
-        SERVE + "test_a_traceback_has_no_local_variables",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "a password that does not move the host",
@@ -985,7 +986,7 @@ ROWS = [
         "decoding of what was percent-encoded",
         URL,
         {'decoded = unquote(text, errors="strict")': "decoded = text"},
-        "tests/unit/test_url.py::test_any_text_survives",
+        "tests/service/test_url.py::test_any_text_survives",
     ),
     Row(
         "an end to waiting for a body",
@@ -1063,7 +1064,7 @@ ROWS = [
         "an end to streams after SIGTERM",
         CLI,
         {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=60"},
-        LIMITED + "test_sigterm_ends_open_streams",
+        "tests/service/test_limits.py::test_sigterm_ends_open_streams",
     ),
     Row(
         "connections that stay open while the refused wait",
@@ -1081,43 +1082,43 @@ ROWS = [
         "a place in the queue for whoever is refused",
         LIMITS,
         {"max(self.last, now) + self.pace": "max(self.last, now) + self.pace / 10"},
-        LIMITED + "test_who_is_refused_comes_back_as_fast_as_others_are_served",
+        "tests/service/test_limits.py::test_who_is_refused_comes_back_as_fast_as_others_are_served",
     ),
     Row(
         "a queue that moves as fast as requests are served, not as one is",
         LIMITS,
         {"max(in_flight, self.connections)": "self.connections"},
-        LIMITED + "test_who_is_refused_comes_back_as_fast_as_others_are_served",
+        "tests/service/test_limits.py::test_who_is_refused_comes_back_as_fast_as_others_are_served",
     ),
     Row(
         "a queue that empties with time",
         LIMITS,
         {"max(self.last, now) + self.pace": "(self.last or now) + self.pace"},
-        LIMITED + "test_the_queue_of_the_refused_empties_with_time",
+        "tests/service/test_limits.py::test_the_queue_of_the_refused_empties_with_time",
     ),
     Row(
         "a bound to Retry-After",
         LIMITS,
         {", now + LONGEST)": ", now + 60)"},
-        LIMITED + "test_nobody_is_sent_away_for_long",
+        "tests/service/test_limits.py::test_nobody_is_sent_away_for_long",
     ),
     Row(
         "refused clients that do not come back in step",
         LIMITS,
         {"wait *= random.uniform(0.5, 1)": "pass"},
-        LIMITED + "test_nobody_is_sent_away_for_long",
+        "tests/service/test_limits.py::test_nobody_is_sent_away_for_long",
     ),
     Row(
         "503 and nothing else while the pooler is away",
         CONNECT,
         {"raise OperationalError(None, None, told) from error": "raise"},
-        FAULTS + "test_the_pooler_is_restarted",
+        "tests/api/test_faults.py::test_the_pooler_is_restarted",
     ),
     Row(
         "no failing request after a restart of the pooler that nobody noticed",
         DIALECT,
         {"if connection.is_closed():": "if False:"},
-        FAULTS + "test_the_pooler_is_restarted_while_nobody_asks",
+        "tests/api/test_faults.py::test_the_pooler_is_restarted",
     ),
     Row(
         "503 and nothing else while PostgreSQL is away",
@@ -1159,13 +1160,13 @@ ROWS = [
         "requests in flight are finished after SIGTERM",
         CLI,
         {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=0"},
-        FAULTS + "test_sigterm",
+        "tests/api/test_faults.py::test_sigterm",
     ),
     Row(
         "exit code 0 after SIGTERM",
         CLI,
         {"    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n": ""},
-        FAULTS + "test_sigterm",
+        "tests/api/test_faults.py::test_sigterm",
     ),
     Row(
         "fewer connections of all pods than the pooler takes",
@@ -1287,7 +1288,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
-def test_a_broken_guarantee_is_noticed(service: Project, copied: Project, row: Row) -> None:
+def test_a_broken_guarantee_is_noticed(
+    service: Project, copied: Project, given: dict[str, str], row: Row
+) -> None:
     path = copied.path / row.file.format(package=copied.package)
     text = path.read_text()
     for old, new in row.replace.items():
@@ -1295,7 +1298,7 @@ def test_a_broken_guarantee_is_noticed(service: Project, copied: Project, row: R
         text = text.replace(old, new)
     path.write_text(text)
 
-    result = run_copied(service, copied, "-q", "-rf", "--tb=short", row.noticed_by)
+    result = run_copied(service, copied, "-qx", "-rf", "--tb=short", row.noticed_by, **given)
 
     assert result.returncode == 1, f"nobody noticed:\n{result.stdout[-4000:]}{result.stderr}"
     failed = re.findall(r"^FAILED (\S+?)(?:\[.*)?(?: - .*)?$", result.stdout, re.MULTILINE)
