@@ -212,12 +212,12 @@ class _WebSocketFailures:
         try:
             await self.app(scope, receive, sent if scope["type"] == "websocket" else send)
         except Exception as error:
-            found = _database_error(error) if scope["type"] == "websocket" else None
-            if found is not None:
-                log_failure(found)
-            if found is not None and accepted:
+            failed = _database_error(error) if scope["type"] == "websocket" else None
+            if failed is not None:
+                log_failure(failed)
                 with suppress(RuntimeError):  # it may be closed already
-                    await send({"type": "websocket.close", "code": 1011})
+                    if accepted:
+                        await send({"type": "websocket.close", "code": 1011})
             raise
 
 
