@@ -724,7 +724,7 @@ ROWS = [
     Row(
         "why it can't connect, in the log",
         REPORT,
-        {"vars(cause) if isinstance": "{} if isinstance"},
+        {"dict(vars(cause)) if isinstance": "{} if isinstance"},
         "tests/pooler/test_connect.py::test_the_log_says_where_and_why",
     ),
     Row(
@@ -998,7 +998,7 @@ ROWS = [
     Row(
         "DATABASE_POOL=null, for engines that outlive their loop",
         ENGINE,
-        {'settings.database_pool == "null"': "False"},
+        {'settings.database_pool == "queue"': "True"},
         ROUTES + "test_without_a_pool_an_engine_serves_several_loops",
     ),
     Row(
