@@ -115,16 +115,27 @@ def test_parameters_of_a_connection_string_are_taken_as_documented(service: Proj
     assert result.returncode == 0, result.stderr
 
 
+# Each block of a recipe stands alone beside the second resource's: a file of routes for each.
+WRITE_BLOCKS = """
+from pathlib import Path
+from tests.documents import README, RECIPES, ROUTES, blocks, files
+
+routes = next(path for path in files() if path.endswith("/routes.py"))
+base = "\\n\\n".join(code for path, code in blocks(ROUTES) if path == routes)
+alone = [code for page in (RECIPES, README) for path, code in blocks(page) if path == routes]
+written = files() | {routes: base}
+for number, code in enumerate(alone):
+    written[routes.replace(".py", f"_{number}.py")] = f"{base}\\n\\n{code}"
+for path, code in written.items():
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(code)
+"""
+
+
 def test_documented_code_passes_the_checks_of_a_service(service: Project, copied: Project) -> None:
-    """Whoever copies it has nothing to correct."""
-    program = (
-        "from pathlib import Path\n"
-        "from tests.documents import README, ROUTES, files\n"
-        "for path, code in files(ROUTES.read_text() + README.read_text()).items():\n"
-        "    Path(path).parent.mkdir(exist_ok=True)\n"
-        "    Path(path).write_text(code)\n"
-    )
-    for arguments in (["-c", program], ["-m", "ruff", "check"], ["-m", "mypy"]):
+    """Whoever copies a block has nothing to correct, and no import to look for."""
+    checks = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
+    for arguments in (["-c", WRITE_BLOCKS], *(["-m", *check] for check in checks)):
         result = subprocess.run(
             [service.python, *arguments],
             cwd=copied.path,
@@ -134,7 +145,7 @@ def test_documented_code_passes_the_checks_of_a_service(service: Project, copied
             check=False,
         )
         assert result.returncode == 0, result.stdout + result.stderr
-    assert (copied.path / "src" / copied.package / "books" / "routes.py").exists()
+    assert (copied.path / "src" / copied.package / "books" / "routes_9.py").exists()
 
 
 def test_no_document_tells_of_a_machine(root: Path) -> None:

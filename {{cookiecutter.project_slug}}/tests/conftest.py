@@ -178,7 +178,7 @@ def _migrate(database: Database) -> None:
 
 @pytest.fixture
 async def things(database: Database) -> AsyncIterator[str]:
-    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.Thing`."""
+    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.ScratchThing`."""
     table = f"{database.scratch}.things"
     async with connect(database.url) as connection:
         await connection.execute(
@@ -227,5 +227,5 @@ async def client(app: FastAPI, database: Database) -> AsyncIterator[AsyncClient]
         yield client
     schema = f'"{database.schema}".' if database.schema else ""
     async with connect(database.url) as direct:
-        for table in reversed(Base.metadata.sorted_tables):
+        for table in reversed([it for it in Base.metadata.sorted_tables if it.schema is None]):
             await direct.execute(f'DELETE FROM {schema}"{table.name}"')

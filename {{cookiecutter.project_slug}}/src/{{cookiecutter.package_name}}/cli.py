@@ -82,11 +82,8 @@ def migrate(
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
-    from sqlalchemy.exc import DBAPIError
 
-    from {{ cookiecutter.package_name }}.database.failures import Failure, classify
     from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
-    from {{ cookiecutter.package_name }}.database.report import hide_values
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
 
@@ -105,9 +102,7 @@ def migrate(
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
-    except (CommandError, DBAPIError) as error:
-        if isinstance(error, DBAPIError) and classify(error) in (Failure.INVALID, Failure.CONFLICT):
-            hide_values(error)  # a row that does not suit: the server quotes it
+    except CommandError as error:
         raise SystemExit(f"The migration failed: {error}") from None
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine, log_engine
+from {{ cookiecutter.package_name }}.database.engine import log_engine, open_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
@@ -47,16 +47,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        engine = create_engine(settings)
-        log_engine(engine, settings)
-        try:
+        async with open_engine(settings) as engine:
+            log_engine(settings)
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),
                 "read_session": ReadSession(engine),
             }
-        finally:
-            await engine.dispose()
 
     app = FastAPI(
         title="{{ cookiecutter.project_name }}",
