@@ -116,8 +116,7 @@ def test_a_migration_without_the_services_database(
     assert "Connect call failed" in result.output
 
 
-def test_alembics_own_traceback_has_no_password() -> None:
-    """Which is where a careless error would show it."""
+def test_alembic_does_not_tell_the_password() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "current"],
         cwd=ROOT,  # where Alembic finds its configuration
@@ -126,9 +125,10 @@ def test_alembics_own_traceback_has_no_password() -> None:
         text=True,
         check=False,
     )
-    assert result.returncode == 1
-    assert "can't connect to 127.0.0.1" in result.stderr
-    assert "marked-secret" not in result.stdout + result.stderr
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert "can't connect to 127.0.0.1" in output
+    assert "marked-secret" not in output
 
 
 def test_help_is_there_at_once_and_does_not_tell_the_password() -> None:
@@ -225,7 +225,7 @@ def test_a_bad_environment_ends_every_worker_with_one_message(tmp_path: Path) ->
         check=False,
         timeout=30,
     )
-    assert result.returncode == 1
+    assert result.returncode != 0
     assert "DATABASE_URL can't be used: it is not a URL." in result.stderr
     assert "Traceback" not in result.stderr
     assert "marked-secret" not in result.stdout + result.stderr
