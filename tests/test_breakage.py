@@ -1173,7 +1173,7 @@ ROWS = [
         {
             "            told = CantConnectError(": '            reason += f"{arguments}"\n            told = CantConnectError('
         },
-        SERVE + "test_alembics_own_traceback_has_no_password",
+        SERVE + "test_alembic_does_not_tell_the_password",
     ),
     Row(
         "no password in --help",
