@@ -109,6 +109,30 @@ def migrate(
         raise SystemExit(f"The migration failed: {error}") from None
 
 
+@main.command()
+def doctor(
+    replicas: Annotated[int | None, typer.Option(help="Replicas at most.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of each.", min=1)] = None,
+    surge: Annotated[int | None, typer.Option(help="More of them in a rollout.", min=0)] = None,
+    client_limit: Annotated[
+        int | None,
+        typer.Option(help="Clients the pooler takes.", min=1, envvar="POOLER_CLIENT_LIMIT"),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Or Supabase's compute size: nano, micro, small ... 16xl.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what the service is connected to, and whether its settings are safe there.
+
+    Without numbers it takes those of kubernetes/. It only reads. Ends with 0 if all is well, with 1
+    after a warning and with 2 after a failure.
+    """
+    from {{ cookiecutter.package_name }}.observe.doctor import Options, run
+
+    run(Options(replicas, workers, surge, client_limit, plan), as_json=json)
+
+
 def _project() -> Path:
     """The folder with pyproject.toml and migrations/: this checkout, or the working directory."""
     for folder in (Path(__file__).parents[2], Path.cwd()):
