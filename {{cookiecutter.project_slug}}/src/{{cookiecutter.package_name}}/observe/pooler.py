@@ -146,14 +146,14 @@ async def find_kept(clients: Sequence[Client], pooler: Pooler) -> Kept:
         TimeoutError: none came there any more, so both stay.
     """
     one, *others = clients
-    value = f"{random.uniform(0.1, 0.9):.6f}"
+    value = round(random.uniform(0.1, 0.9), 4)  # not another doctor's
     pid = await one.hold()
     statement = await one.prepare("SELECT 1", _STATEMENT)
-    await one.row("SELECT set_config('geqo_seed', $1, false)", value)
+    await one.row("SELECT set_config('geqo_seed', $1, false)", str(value))
     await one.run("COMMIT")
     there = await _bring_to(pid, others)
     try:
-        setting = (await there.row("SELECT current_setting('geqo_seed')"))[0] == value
+        setting = float((await there.row("SELECT current_setting('geqo_seed')"))[0]) == value
         return Kept(setting, await _runs(one, statement) if pooler.backends > 1 else None)
     finally:
         await there.run("RESET geqo_seed")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from {{ cookiecutter.package_name }}.observe.budget import Deployment, plan_deployment
-from {{ cookiecutter.package_name }}.settings import Settings, load_settings
+from orders_api.observe.budget import Deployment, plan_deployment
+from orders_api.settings import Settings, load_settings
 
 from tests.support import ROOT
 
