@@ -104,6 +104,7 @@ async def _answering(says: bytes) -> AsyncIterator[str]:
     [
         ("transaction", {}),
         ("transaction", {"server_round_robin": 1, "default_pool_size": 2}),
+        ("transaction", {"server_round_robin": 1, "default_pool_size": 4}),
         ("transaction", {"default_pool_size": 1}),
         ("session", {"pool_mode": "session"}),
         ("session", {"pool_mode": "session", "default_pool_size": 2}),
