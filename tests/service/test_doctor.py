@@ -27,6 +27,7 @@ from orders_api.observe.findings import LEVELS, Finding, Report, lines
 from orders_api.settings import Settings
 
 import devstack
+from devstack.pgbouncer import find_pgbouncer
 from tests.pooler.backends import several
 from tests.pooler.proxy import counted
 from tests.support import Database, connect
@@ -59,7 +60,7 @@ async def _examine(url: str, **variables: Any) -> Examined:
     )
     options = Options(**{k: v for k, v in variables.items() if k not in Settings.model_fields})
     found = Examined()
-    for finding in await examine(settings, options):
+    for finding in await examine(settings, options, time.monotonic()):
         found.setdefault(finding.check, []).append(finding)
     return found
 
@@ -127,6 +128,17 @@ async def test_the_mode_is_found_by_experiment(
         assert found.value("leaks") is (mode == "transaction")
 
 
+async def test_named_statements_survive_where_the_pooler_tracks_them(
+    database: Database, folder: Path
+) -> None:
+    """PgBouncer does from 1.21 on, if it is told to."""
+    tracks = find_pgbouncer(folder)[1] >= (1, 21)
+    tracking = {"max_prepared_statements": 200} if tracks else {}
+    with devstack.pgbouncer(database.url, **tracking) as url:
+        assert (await _examine(url)).value("survive") is tracks
+        assert (await _examine(url)).value("survive") is tracks, "the first one left something"
+
+
 async def test_postgresql_itself_is_no_pooler(database: Database) -> None:
     found = await _examine(database.url)
     assert found["pooler"][0].values["mode"] == "direct"
@@ -172,7 +184,9 @@ async def test_nothing_is_left_behind(database: Database) -> None:
             query = "SELECT count(*) FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace"
             return settings, await direct.fetchval(query)
 
-    with devstack.pgbouncer(database.url, default_pool_size=3, max_client_conn=12) as url:
+    # In turn: what the driver closes by itself, by chance on the right backend, proves nothing.
+    options = {"server_round_robin": 1, "default_pool_size": 3, "max_client_conn": 12}
+    with devstack.pgbouncer(database.url, **options) as url:
         before = await look(url)
         for _ in range(3):
             found = await _examine(url)
@@ -203,6 +217,17 @@ async def test_what_does_not_answer_is_told_from_what_refuses(database: Database
         found = await _examine(url)
         assert found.level("login") == "failure"
         assert words in found.said("login")
+
+
+async def test_a_pooler_that_is_busy_is_not_called_unreachable(database: Database) -> None:
+    """It takes the login, and then lets the first statement wait."""
+    with devstack.pgbouncer(database.url, default_pool_size=1) as url:
+        async with connect(url) as other:
+            await other.execute("BEGIN")
+            found = await _examine(url)
+            await other.execute("ROLLBACK")
+    assert found.level("login") == "failure"
+    assert "server connections are busy" in found.said("login")
 
 
 @pytest.mark.parametrize("says", [b"", b"S"], ids=["the server", "its TLS"])
@@ -396,7 +421,7 @@ async def test_the_password_is_never_printed(
         f"{right}&{encoded}=1",
     ):
         monkeypatch.setenv("DATABASE_URL", given)
-        report = await asyncio.to_thread(doctor.report, Options())
+        report = await asyncio.to_thread(doctor.report, Options(), time.monotonic())
         assert report.level == "failure"
         printed = "\n".join([*lines(report), report.model_dump_json()])
         for form in (PASSWORD, encoded, "Swordfish"):

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -128,9 +129,11 @@ def doctor(
     Without numbers it takes those of kubernetes/. It only reads. Ends with 0 if all is well, with 1
     after a warning and with 2 after a failure.
     """
+    started = time.monotonic()
     from {{ cookiecutter.package_name }}.observe.doctor import Options, run
 
-    run(Options(replicas, workers, surge, client_limit, plan), as_json=json)
+    options = Options(replicas, workers, surge, client_limit, plan)
+    run(options, as_json=json, started=started)
 
 
 def _project() -> Path:

@@ -34,8 +34,8 @@ _ADVICE = {
     "DATABASE_POOL_SIZE, replicas or workers, or raise its client limit",
     r"^53300": "PostgreSQL has no place for another connection: connect through the pooler, or lower "
     "the pooler's pool",
-    r"\(ECHECKOUTTIMEOUT\)|query_wait_timeout": "all the pooler's server connections are busy: look "
-    "for long transactions in pg_stat_activity",
+    r"\(ECHECKOUTTIMEOUT\)|query_wait_timeout|statement not answered in time": "all the pooler's server "
+    "connections are busy, or PostgreSQL hangs: look for long transactions in pg_stat_activity",
     # The login is wrong.
     r"\(ENOTFOUND\)|Tenant or user not found": "no such project at this host: copy the string from "
     "the dashboard again (aws-0 and aws-1 differ), and see that the project is not paused",
@@ -87,7 +87,7 @@ def explain(error: BaseException) -> Finding:
     text = str(getattr(cause, "message", None) or cause).strip()
     text = re.sub(r"^<class '[^']+'>: ", "", text)
     if isinstance(cause, TimeoutError) and not text:
-        text = "no answer within the time it has"
+        text = "the login was accepted, and then a statement not answered in time"
     told = f"{sqlstate} {text}" if sqlstate else text
     for pattern, advice in _ADVICE.items():
         if re.search(pattern, told):

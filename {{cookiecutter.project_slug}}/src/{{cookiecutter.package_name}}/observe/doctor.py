@@ -20,10 +20,14 @@ from typing import Any, NoReturn
 
 import asyncpg
 import typer
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
+from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
 from {{ cookiecutter.package_name }}.observe import pooler as experiment
@@ -42,9 +46,9 @@ from {{ cookiecutter.package_name }}.observe.findings import (
 from {{ cookiecutter.package_name }}.observe.pooler import Client, Kept, Pooler
 from {{ cookiecutter.package_name }}.settings import ConfigurationError, Settings, load_settings
 
-# Seconds for all checks, and for each one. With a slow start of Python, and with connections that are
-# slow to close, it still ends within 15.
-LIMIT = 11
+# Seconds for all checks, with the imports here, and for each one. With connections that are slow to
+# close it still ends within 15.
+LIMIT = 12
 STEP = 5
 
 CLIENTS = 4  # at once: enough to see somebody moved, and few enough for any pool
@@ -116,12 +120,12 @@ class Patient:
 
     def make_engine(self, url: DatabaseURL, *, migrations: bool = False) -> AsyncEngine:
         """The service's own engine, with no pool and little patience."""
-        it, most = self.settings, STEP - 1
+        given = url.connect_args.get("timeout", self.settings.database_connect_timeout)
+        timeout = {"timeout": min(given, STEP - 1)}
         changes = {
-            "database_url": url,
+            "database_url": replace(url, connect_args=url.connect_args | timeout),
             "database_pool": "null",
-            "database_connect_timeout": min(it.database_connect_timeout, most),
-            "database_command_timeout": min(it.database_command_timeout, most),
+            "database_command_timeout": min(self.settings.database_command_timeout, STEP - 1),
         }
         return create_engine(self.settings.model_copy(update=changes), migrations=migrations)
 
@@ -373,9 +377,6 @@ async def budget(it: Patient) -> AsyncIterator[Finding]:
 
 async def role(it: Patient) -> AsyncIterator[Finding]:
     """What the login may do: what it has to, and no more."""
-    import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
-    from {{ cookiecutter.package_name }}.database.base import Base
-
     user = it.server["current_user"]
     for may, what in (("rolsuper", "is a superuser"), ("rolbypassrls", "has BYPASSRLS")):
         if it.server[may]:
@@ -428,9 +429,6 @@ async def migrations(it: Patient) -> AsyncIterator[Finding]:
 
 async def schema(it: Patient) -> AsyncIterator[Finding]:
     """Whether the database is at the revision of this code."""
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
     if not (project() / "migrations" / "env.py").is_file():
         yield ok("not compared: there is no migrations/ here")
         return
@@ -456,17 +454,15 @@ CHECKS = (
 )
 
 
-async def examine(
-    settings: Settings, options: Options, tell: Callable[[str], None] = lambda check: None
-) -> list[Finding]:
+async def examine(settings: Settings, options: Options, started: float) -> list[Finding]:
     """All checks, one after the other, in little time."""
     found: list[Finding] = []
     stack = AsyncExitStack()
     it = Patient(settings, options, stack)
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(LIMIT - (time.monotonic() - started)):
             for check in CHECKS:
-                tell(check.__name__)
+                _tell(check.__name__)
                 found += await _examine(check, it)
                 if check is host and found[-1].level == "failure":
                     break
@@ -499,9 +495,8 @@ async def _examine(
     return found
 
 
-def report(options: Options) -> Report:
+def report(options: Options, started: float) -> Report:
     """What was found, be it that the environment can't be used."""
-    started = time.monotonic()
     try:
         settings = load_settings()
     except ConfigurationError as error:
@@ -512,18 +507,21 @@ def report(options: Options) -> Report:
     else:
         # Not asyncio.run(), which waits for the thread in which a resolver hangs.
         with closing(asyncio.new_event_loop()) as loop:
-            found = loop.run_until_complete(examine(settings, options, _tell))
+            found = loop.run_until_complete(examine(settings, options, started))
         _tell("")
     level = max((it.level for it in found), key=LEVELS.index)
     seconds = round(time.monotonic() - started, 1)
     return Report(level=level, seconds=seconds, findings=found)
 
 
-def run(options: Options, *, as_json: bool) -> NoReturn:
-    """Examine, print what was found, and end with the code that says how bad it is."""
+def run(options: Options, *, as_json: bool, started: float) -> NoReturn:
+    """Examine, print what was found, and end with the code that says how bad it is.
+
+    `started`: the `time.monotonic()` from which on time counts.
+    """
     if options.plan is not None and options.plan not in PLANS:
         raise typer.BadParameter(f"--plan is one of {', '.join(PLANS)}")
-    found = report(options)
+    found = report(options, started)
     for line in [found.model_dump_json(indent=2)] if as_json else lines(found):
         typer.echo(line)
     sys.stdout.flush()
