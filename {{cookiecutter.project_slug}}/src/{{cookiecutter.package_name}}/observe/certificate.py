@@ -24,24 +24,28 @@ class Certificate:
     """Why verification fails; None, if it does not or if nobody verifies."""
 
 
-async def show(host: str, port: int, verifying: ssl.SSLContext | None = None) -> Certificate | None:
+async def show(
+    host: str, port: int, verifying: ssl.SSLContext | None = None, *, direct: bool = False
+) -> Certificate | None:
     """The certificate of a PostgreSQL or a pooler; None if it offers no TLS.
+
+    `direct`: TLS begins at once, without being asked for (sslnegotiation=direct).
 
     Raises:
         OSError, EOFError: it can't be reached, or does not speak PostgreSQL's protocol.
     """
-    shown = await _handshake(host, port, _context())
+    shown = await _handshake(host, port, _context(), direct)
     if shown is None:
         return None
     refused = None
     try:
-        await _handshake(host, port, verifying or _context())
+        await _handshake(host, port, verifying or _context(), direct)
     except ssl.SSLCertVerificationError as error:
         refused = error.verify_message
     # Python takes a certificate apart only if it trusts it. So, once more, trust this one.
     trusted = _context(ssl.DER_cert_to_PEM_cert(shown.getpeercert(binary_form=True) or b""))
     try:
-        trusting = await _handshake(host, port, trusted)
+        trusting = await _handshake(host, port, trusted, direct)
     except ssl.SSLCertVerificationError as error:
         return Certificate("unknown", (), -1, refused or error.verify_message)
     fields: Any = (trusting and trusting.getpeercert()) or {}
@@ -57,6 +61,7 @@ async def show(host: str, port: int, verifying: ssl.SSLContext | None = None) ->
 
 def _context(trusted: str | None = None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["postgresql"])
     context.check_hostname = False
     if trusted is None:
         context.verify_mode = ssl.CERT_NONE
@@ -66,12 +71,15 @@ def _context(trusted: str | None = None) -> ssl.SSLContext:
     return context
 
 
-async def _handshake(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLObject | None:
+async def _handshake(
+    host: str, port: int, context: ssl.SSLContext, direct: bool
+) -> ssl.SSLObject | None:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(_SSL_REQUEST)
-        if await reader.readexactly(1) != b"S":
-            return None
+        if not direct:
+            writer.write(_SSL_REQUEST)
+            if await reader.readexactly(1) != b"S":
+                return None
         await writer.start_tls(context, server_hostname=host)
         found: ssl.SSLObject = writer.get_extra_info("ssl_object")
         return found

@@ -172,15 +172,16 @@ async def host(it: Patient) -> AsyncIterator[Finding]:
 async def tls(it: Patient) -> AsyncIterator[Finding]:
     """Whether the connection is encrypted, and whether the server has proved who it is."""
     target = it.settings.database_url
-    name, mode = target.url.host or "", target.connect_args.get("ssl", "prefer")
-    verifying = mode if isinstance(mode, ssl.SSLContext) else None
+    name, context = target.url.host or "", target.connect_args.get("ssl")
+    verifying = context if target.tls == "verified" else None
     shown = None
     if name.startswith("/"):
         return
-    if mode != "disable":
+    if target.tls != "disable":
+        direct = target.connect_args.get("direct_tls", False)
         try:
             async with asyncio.timeout(STEP / 2):
-                shown = await show(name, target.url.port or 5432, verifying)
+                shown = await show(name, target.url.port or 5432, verifying, direct=direct)
         except (OSError, EOFError):
             return  # the login says why
     values: dict[str, Any] = {"on": shown is not None, "verified": False}
@@ -558,9 +559,12 @@ def _has_route(address: str) -> bool:
 async def _is_pgbouncer(it: Patient) -> bool:
     """It refuses a parameter that it does not know, before the login; Supavisor drops it."""
     target = it.settings.database_url
-    probe = {"server_settings": {"examined.by": "doctor"}}
+    given = target.url.translate_connect_args(username="user") | target.connect_args
+    # Not by an engine: a refusal counts, and nobody here could log in for a while.
+    probe = {"server_settings": {"examined.by": "doctor"}, "timeout": STEP - 1}
     try:
-        await it.connect(it.make_engine(replace(target, connect_args=target.connect_args | probe)))
-    except SQLAlchemyError as error:
+        connection = await asyncpg.connect(**given | probe)
+    except asyncpg.PostgresError as error:
         return "unsupported startup parameter" in str(error)
+    await connection.close()
     return False
