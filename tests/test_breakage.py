@@ -26,6 +26,8 @@ LOGIN = "src/{package}/database/login.py"
 REPORT = "src/{package}/database/report.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
+DOCTOR = "src/{package}/observe/doctor.py"
+POOLER = "src/{package}/observe/pooler.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -47,6 +49,7 @@ CONNECTING = "tests/service/test_connect.py::"
 LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
+EXAMINED = "tests/service/test_doctor.py::"
 STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
@@ -1607,6 +1610,93 @@ ROWS = [
         "kubernetes/common/networkpolicy.yaml",
         {"port: 6543": "port: 6432"},
         KUBERNETES + "test_the_network_policy_lets_pods_out_to_the_pooler_and_in_to_the_service",
+    ),
+    Row(
+        "the truth about the mode, of a pooler that takes the next backend in line",
+        POOLER,
+        {"for begins in (0, 1, 1):": "for begins in (0, 0, 0):"},
+        EXAMINED + "test_the_mode_is_found_by_experiment",
+    ),
+    Row(
+        "the truth about the mode, with two clients",
+        POOLER,
+        {"for begins in (0, 1, 1):": "for begins in (0, 1):"},
+        EXAMINED + "test_the_migrations_url",
+    ),
+    Row(
+        "the truth about the mode, where a pool is full",
+        POOLER,
+        {'return "session" if {again} == met[it] else None': "return None"},
+        EXAMINED + "test_the_mode_is_found_by_experiment",
+    ),
+    Row(
+        "no setting that doctor leaves behind",
+        POOLER,
+        {'await there.run("RESET geqo_seed")': "pass"},
+        EXAMINED + "test_nothing_is_left_behind",
+    ),
+    Row(
+        "no statement that doctor leaves behind",
+        POOLER,
+        {"if await there.rows(mine, _STATEMENT):": "if False:"},
+        EXAMINED + "test_nothing_is_left_behind",
+    ),
+    Row(
+        "no password in what doctor prints",
+        DOCTOR,
+        {
+            """return f"{it.username or ''}@{it.host}:{it.port}/{it.database or ''}\"""": (
+                "return it.render_as_string(hide_password=False)"
+            )
+        },
+        EXAMINED + "test_the_password_is_never_printed",
+    ),
+    Row(
+        "one login with a wrong password, of doctor",
+        DOCTOR,
+        {
+            "        yield refused\n": (
+                "        yield refused\n"
+                "        await it.connect(it.make_engine(it.settings.database_url))\n"
+            )
+        },
+        EXAMINED + "test_a_wrong_password_is_sent_once",
+    ),
+    Row(
+        "an end of doctor, whatever hangs",
+        DOCTOR,
+        {"os._exit(LEVELS.index(found.level))": "sys.exit(LEVELS.index(found.level))"},
+        EXAMINED + "test_it_ends_in_time_if_the_resolver_hangs",
+    ),
+    Row(
+        "doctor's eye for names of statements",
+        DOCTOR,
+        {"named = bool(": "named = not ("},
+        EXAMINED + "test_caches_of_statements_are_found",
+    ),
+    Row(
+        "doctor's eye for a server that nobody verifies",
+        DOCTOR,
+        {"    if verifying is None:\n": "    if verifying == 0:\n"},
+        EXAMINED + "test_tls_that_nobody_verifies_is_found",
+    ),
+    Row(
+        "doctor's eye for another database",
+        DOCTOR,
+        {"if await it.migrating.row(_DATABASE) != await": "if False and await"},
+        EXAMINED + "test_the_migrations_url",
+    ),
+    Row(
+        "a budget with workers in it",
+        "src/{package}/observe/budget.py",
+        {"(2 * self.replicas + self.surge) * self.workers": "2 * self.replicas + self.surge"},
+        EXAMINED + "test_a_pool_above_the_budget_is_found",
+    ),
+    Row(
+        "a service that does not pay for doctor",
+        MAIN,
+        {"import gc\n": "import gc\n\nimport orders_api.observe.doctor\n\n"},
+        EXAMINED + "test_the_service_knows_nothing_of_it",
     ),
 ]
 
