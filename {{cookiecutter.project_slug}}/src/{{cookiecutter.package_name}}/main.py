@@ -13,6 +13,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
+from {{ cookiecutter.package_name }}.database import metrics
 from {{ cookiecutter.package_name }}.database.engine import create_engine, log_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
@@ -23,6 +24,7 @@ from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
+from {{ cookiecutter.package_name }}.web.requests import RequestLog
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
 # what passes is in every line of the log.
@@ -42,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         engine = create_engine(settings)
         log_engine(engine, settings)
+        metrics.watch(engine, settings)
         try:
             yield {
                 "engine": engine,
@@ -65,6 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # A registry of its own, so that two applications in one process do not collide.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    for metric in metrics.METRICS:
+        registry.register(metric)
     instrumentator = Instrumentator(registry=registry).instrument(app)
     connections = settings.database_pool_size + settings.database_max_overflow
     app.add_middleware(
@@ -76,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "http_requests_refused", "Requests refused at the limit.", registry=registry
         ),
     )
+    app.add_middleware(RequestLog)
     app.add_middleware(
         CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
     )

@@ -16,6 +16,7 @@ from {{ cookiecutter.package_name }}.database.failures import (
     classify_answer,
     pooler_words,
 )
+from {{ cookiecutter.package_name }}.database.metrics import failures
 
 log = structlog.get_logger()
 
@@ -56,13 +57,15 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     place = {}
     if isinstance(cause, CantConnectError):
         place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
+    pooler = pooler_words(cause)
+    failures.labels(failure.name.lower(), pooler or "").inc()
     log.warning(
         "database failure",
         failure=failure.name,
         # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
         error=f"{type(cause).__module__}.{type(cause).__name__}",
         sqlstate=getattr(cause, "sqlstate", None),
-        pooler=pooler_words(cause),
+        pooler=pooler,
         constraint=getattr(cause, "constraint_name", None),
         **place,
     )
