@@ -34,14 +34,15 @@ async def test_the_log_is_json_with_request_ids_and_the_pool(
     database: Database, tmp_path: Path
 ) -> None:
     request_id = "0123456789abcdef0123456789abcdef"
-    async with served(database.pooler_url, tmp_path, DATABASE_POOL_SIZE="7") as service:
+    env = {"DATABASE_POOL_SIZE": "7", "LOG_LEVEL": "debug"}
+    async with served(database.pooler_url, tmp_path, **env) as service:
         response = await service.client.get("/readyz", headers={"X-Request-ID": request_id})
         assert (response.status_code, response.headers["x-request-id"]) == (200, request_id)
     assert service.process.returncode == 0
     lines = [json.loads(line) for line in service.output.splitlines()]
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7]
-    [access] = [line for line in lines if "GET /readyz" in line["event"]]
-    assert access["request_id"] == request_id
+    [request] = [line for line in lines if line.get("route") == "/readyz"]
+    assert request["request_id"] == request_id
 
 
 async def test_log_level(database: Database, tmp_path: Path) -> None:

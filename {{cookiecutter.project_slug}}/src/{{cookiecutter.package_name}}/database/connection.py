@@ -9,6 +9,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
+from {{ cookiecutter.package_name }}.database.metrics import Use
 from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 
 # A choice: more than a small service has, and about a megabyte for each connection at most.
@@ -44,6 +45,8 @@ class Connection(asyncpg.Connection):
     """Lent to a `ReadSession`: each statement is by itself."""
     in_session = False
     """Lent to a session: everything is a part of its transaction."""
+    use: Use | None = None
+    """Lent, and to whom: see `database/metrics.py`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

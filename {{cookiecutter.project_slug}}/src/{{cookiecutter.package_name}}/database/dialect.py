@@ -12,6 +12,8 @@ Such a statement is "sealed": it means the same whatever becomes of the table, a
 those of results are written here, for each column of a table, in SELECT and in RETURNING.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from functools import cache
 from typing import Any
@@ -110,6 +112,19 @@ class _Context(PGExecutionContext_asyncpg):
         return cursor
 
 
+@contextmanager
+def _timed(connection: Any, statements: int = 1) -> Iterator[None]:
+    use = connection.driver_connection.use
+    if use is None:  # an engine that nobody watches, or a connection that is being set up
+        yield
+        return
+    use.send()
+    try:
+        yield
+    finally:
+        use.answer(statements)
+
+
 class SealingDialect(PGDialect_asyncpg):
     supports_statement_cache = True
     execution_ctx_cls = _Context
@@ -119,6 +134,24 @@ class SealingDialect(PGDialect_asyncpg):
         dbapi_connection.driver_connection.idle = False
         answered: bool = super().do_ping(dbapi_connection)  # type: ignore[no-untyped-call]
         return answered
+
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        with _timed(context._dbapi_connection):
+            super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+
+    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
+        with _timed(context._dbapi_connection):
+            super().do_execute_no_params(cursor, statement, context)  # type: ignore[no-untyped-call]
+
+    def do_executemany(
+        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
+    ) -> None:
+        with _timed(context._dbapi_connection):
+            super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        with _timed(dbapi_connection, statements=0):
+            super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
 
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]

@@ -18,8 +18,7 @@ import structlog
 from asgi_correlation_id import correlation_id
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -100,6 +99,8 @@ spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
 class Pool(AsyncAdaptedQueuePool):
     """SQLAlchemy's. It has events for all but the wait."""
 
+    __module__ = AsyncAdaptedQueuePool.__module__  # after which SQLAlchemy names its logger
+
     def connect(self) -> PoolProxiedConnection:
         """Wait for a connection."""
         begun = time.perf_counter()
@@ -118,7 +119,7 @@ class Pool(AsyncAdaptedQueuePool):
 
 
 @dataclass(eq=False, slots=True)
-class _Use:
+class Use:
     """A connection on loan."""
 
     request: Spent | None
@@ -128,19 +129,29 @@ class _Use:
     answered: float
     reported: bool = False
 
+    def send(self) -> None:
+        """Something leaves for the database."""
+        self.sent = time.perf_counter()
+
+    def answer(self, statements: int = 1) -> None:
+        """It was answered, or failed."""
+        self.answered = time.perf_counter()
+        if self.request is not None:
+            self.request.statements += statements
+            self.request.database += self.answered - self.sent
+
 
 class _Watch:
-    """Listens to an engine and its pool. Each method has the name of an event."""
+    """Listens to an engine and its pool. Each method without an underscore has the name of an event."""
 
     def __init__(self, engine: AsyncEngine, recycle: float) -> None:
         self._recycle = recycle
-        self._uses: set[_Use] = set()
+        self._uses: set[Use] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._failed_at = 0.0
+        event.listen(engine.sync_engine, "do_connect", self.do_connect)
         for name in ("connect", "checkout", "checkin", "invalidate", "close"):
             event.listen(engine.sync_engine.pool, name, getattr(self, name))
-        for name in ("do_connect", "before_cursor_execute", "after_cursor_execute", "handle_error"):
-            event.listen(engine.sync_engine, name, getattr(self, name))
 
     def do_connect(self, dialect: Any, entry: ConnectionPoolEntry, *arguments: Any) -> None:
         entry.record_info["begun"] = time.perf_counter()  # type: ignore[index]
@@ -153,8 +164,8 @@ class _Watch:
 
     def checkout(self, connection: Any, entry: ConnectionPoolEntry, proxy: Any) -> None:
         now = time.perf_counter()
-        use = _Use(spent.get(), correlation_id.get(), now, now, now)
-        entry.record_info["use"] = use  # type: ignore[index]
+        use = Use(spent.get(), correlation_id.get(), now, now, now)
+        connection.driver_connection.use = use
         self._uses.add(use)
         if self._timer is None:
             self._look_later()
@@ -162,21 +173,8 @@ class _Watch:
         _used.inc()
 
     def checkin(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        if self._ended(entry) and connection is not None:
+        if connection is not None and self._end(connection):
             _idle.inc()
-
-    def close(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        reason = entry.record_info.pop("reason", None)  # type: ignore[union-attr]
-        if reason is None:
-            opened = entry.record_info["opened"]  # type: ignore[index]
-            if opened < self._failed_at:  # it goes because of another one's failure
-                reason = "failure"
-            else:
-                old = time.perf_counter() - opened > self._recycle
-                reason = "recycled" if old else "surplus"
-        _closed.labels(reason).inc()
-        if not self._ended(entry):
-            _idle.dec()
 
     def invalidate(
         self, connection: Any, entry: ConnectionPoolEntry, error: BaseException | None
@@ -188,25 +186,25 @@ class _Watch:
             self._failed_at = time.perf_counter()
         entry.record_info["reason"] = reason  # type: ignore[index]
 
-    def before_cursor_execute(self, connection: Connection, *arguments: Any) -> None:
-        _use(connection).sent = time.perf_counter()
+    def close(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        reason = entry.record_info.pop("reason", None)  # type: ignore[union-attr]
+        if reason is None:
+            opened = entry.record_info["opened"]  # type: ignore[index]
+            if opened < self._failed_at:  # it goes because of another one's failure
+                reason = "failure"
+            else:
+                old = time.perf_counter() - opened > self._recycle
+                reason = "recycled" if old else "surplus"
+        _closed.labels(reason).inc()
+        if not self._end(connection):
+            _idle.dec()
 
-    def after_cursor_execute(self, connection: Connection, *arguments: Any) -> None:
-        use = _use(connection)
-        use.answered = time.perf_counter()
-        if use.request is not None:
-            use.request.statements += 1
-            use.request.database += use.answered - use.sent
-
-    def handle_error(self, context: ExceptionContext) -> None:
-        if context.connection is not None and context.statement is not None:
-            self.after_cursor_execute(context.connection)
-
-    def _ended(self, entry: ConnectionPoolEntry) -> bool:
+    def _end(self, connection: Any) -> bool:
         """Whether the connection was on loan until now."""
-        use = entry.record_info.pop("use", None)  # type: ignore[union-attr]
+        use = connection.driver_connection.use
         if use is None:
             return False
+        connection.driver_connection.use = None
         self._uses.discard(use)
         _used.dec()
         _use_time.observe(time.perf_counter() - use.since)
@@ -234,10 +232,6 @@ class _Watch:
                     request_id=use.request_id,
                     seconds=round(idle, 1),
                 )
-
-
-def _use(connection: Connection) -> _Use:
-    return connection.connection.record_info["use"]  # type: ignore[index,no-any-return]
 
 
 def watch(engine: AsyncEngine, settings: Settings) -> None:
