@@ -18,6 +18,10 @@ os.environ |= {name: f"127.0.0.1,{os.environ.get(name, '')}" for name in ("NO_PR
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 
+# Tests of a generated service that it does not need itself: they run in a copy of it.
+OWN_TESTS = TEMPLATE / "tests" / "service"
+collect_ignore = ["service"]
+
 
 @dataclass(frozen=True)
 class Project:
@@ -94,9 +98,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def copied(service: Project, tmp_path: Path) -> Project:
-    """A copy of the service to change. It has no environment: see `run_copied`."""
+    """A copy of the service to change, with OWN_TESTS. It has no environment: see `run_copied`."""
     ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
     shutil.copytree(service.path, tmp_path / "copy", ignore=ignored)
+    shutil.copytree(OWN_TESTS, tmp_path / "copy" / "tests" / OWN_TESTS.name, ignore=ignored)
     return Project(tmp_path / "copy", service.package)
 
 

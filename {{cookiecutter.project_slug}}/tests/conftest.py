@@ -28,6 +28,7 @@ from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
+from tests.pooler.backends import several
 from tests.support import ROOT, Database, connect, make_engine, running, work_in
 
 # The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
@@ -170,6 +171,22 @@ def _migrate(database: Database) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", database.url)
         command.upgrade(Config(toml_file=ROOT / "pyproject.toml", cmd_opts=Namespace(x=x)), "head")
+
+
+@pytest.fixture
+async def things(database: Database) -> AsyncIterator[str]:
+    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.Thing`."""
+    table = f"{database.scratch}.things"
+    async with connect(database.url) as connection:
+        await connection.execute(
+            f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            " name text NOT NULL, amount bigint NOT NULL, changes int NOT NULL DEFAULT 0)"
+        )
+        # PgBouncer hands a client to the next backend only once it has opened all it may open.
+        async with several(database.pooler_url):
+            pass
+        yield table
+        await connection.execute(f"DROP TABLE {table}")
 
 
 @pytest.fixture(scope="session")

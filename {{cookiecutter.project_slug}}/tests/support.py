@@ -79,8 +79,8 @@ async def make_engine(settings: Settings, database: Database) -> AsyncIterator[A
 
 
 def work_in(app: FastAPI, schema: str) -> None:
-    """Let the application have its tables in a schema of their own."""
-    tables = {None: schema}
+    """Let the application have its tables, and those of `scratch`, in a schema of their own."""
+    tables = {None: schema, "scratch": schema}
 
     def write(connection: HTTPConnection) -> Sessions:
         engine: AsyncEngine = connection.state.engine

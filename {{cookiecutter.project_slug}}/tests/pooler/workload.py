@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from sqlalchemy import MetaData, delete, func, insert, select, update
+from sqlalchemy import MetaData, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,6 +20,9 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     amount: Mapped[int]
+    changes: Mapped[int] = mapped_column(
+        server_default=text("0"), onupdate=text("things.changes + 1")
+    )
 
 
 async def work(engine: AsyncEngine, name: str, *, clients: int = 20, rounds: int = 10) -> None:

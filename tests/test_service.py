@@ -1,0 +1,35 @@
+"""What the template promises of a service beyond what the service's own suite looks at.
+
+The tests are in `service/`: floods, types by the dozen, misuse of every kind. They prove the template;
+nothing that an owner does would break them alone.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import OWN_TESTS, Project, run_copied
+
+
+@pytest.mark.parametrize("path", sorted(OWN_TESTS.rglob("test_*.py")), ids=lambda path: path.stem)
+def test_a_service_keeps_what_the_template_promises(
+    service: Project, copied: Project, path: Path
+) -> None:
+    tests = copied.path / "tests" / OWN_TESTS.name / path.relative_to(OWN_TESTS)
+    result = run_copied(service, copied, "-q", str(tests))
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr
+    assert re.search(r"\d+ passed", result.stdout)
+
+
+def test_these_tests_pass_the_checks_of_a_service(service: Project, copied: Project) -> None:
+    """mypy: see `test_documents.py`."""
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run(
+            [service.python, "-m", "ruff", *command, "--no-cache"],
+            cwd=copied.path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
