@@ -59,10 +59,12 @@ _wait_time = _histogram("wait_time", "To get a connection, opened or pinged if n
 _use_time = _histogram("use_time", "From the checkout of a connection to its return.")
 _closed = _counter(
     f"{_POOL}_closed",
-    "Connections closed, by reason: recycled, ping_failed, server_closed, failure, or surplus "
-    "(overflow, or a pool that keeps none).",
+    "Connections closed, by reason. surplus: overflow, or a pool that keeps none.",
     "reason",
 )
+# Prometheus does not see a counter grow that begins with 1.
+for _reason in ("recycled", "ping_failed", "server_closed", "failure", "surplus"):
+    _closed.labels(_reason)
 failures = _counter(
     "db_client_failures",
     "Failures of the database, by kind and by a pooler's word for it.",

@@ -23,6 +23,9 @@ log = structlog.get_logger()
 # A column or a function that does not exist: the message repeats a name of the SQL, and no value.
 _ONLY_NAMES = ("42703", "42883")
 
+for _kind in Failure:  # from 0: Prometheus does not see a counter grow that begins with 1
+    failures.labels(_kind.name.lower(), "")
+
 
 def hide_values(error: BaseException) -> None:
     """Replace the text of an error, if it may have values. `driver_exception.message` stays."""
