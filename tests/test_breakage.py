@@ -25,6 +25,8 @@ LOGIN = "src/{package}/database/login.py"
 REPORT = "src/{package}/database/report.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
+METRICS = "src/{package}/database/metrics.py"
+REQUESTS = "src/{package}/web/requests.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -46,6 +48,7 @@ CONNECTING = "tests/service/test_connect.py::"
 LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
+METERED = "tests/api/test_metrics.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -1267,6 +1270,62 @@ ROWS = [
         "kubernetes/common/networkpolicy.yaml",
         {"port: 6543": "port: 6432"},
         KUBERNETES + "test_the_network_policy_lets_pods_out_to_the_pooler_and_in_to_the_service",
+    ),
+    Row(
+        "a metric is called otherwise than the alerts call it",
+        METRICS,
+        {'_gauge("max"': '_gauge("limit"'},
+        METERED + "test_what_is_watched_is_exported",
+    ),
+    Row(
+        "who waits is not counted",
+        METRICS,
+        {"        _pending.inc()\n": ""},
+        METERED + "test_the_pool_at_work",
+    ),
+    Row(
+        "an invalid connection stays in use for ever",
+        METRICS,
+        {"        if not self._end(connection):\n            _idle.dec()\n": ""},
+        METERED + "test_a_failure_is_counted_as_one",
+    ),
+    Row(
+        "a recycled connection is taken for overflow",
+        METRICS,
+        {'reason = "recycled" if old else "surplus"': 'reason = "surplus"'},
+        METERED + "test_a_recycled_connection_is_counted_as_one",
+    ),
+    Row(
+        "what a killed worker had stays in the sums",
+        METRICS,
+        {
+            "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
+        },
+        METERED + "test_a_worker_that_was_killed_is_not_counted",
+    ),
+    Row(
+        "nobody looks for held connections",
+        METRICS,
+        {"        if self._timer is None:\n            self._look_later()\n": ""},
+        METERED + "test_a_held_connection_is_told_with_its_route",
+    ),
+    Row(
+        "a long statement is taken for a held connection",
+        METRICS,
+        {"use.answered >= use.sent and ": ""},
+        METERED + "test_a_statement_that_takes_long_holds_no_connection_idly",
+    ),
+    Row(
+        "every request is logged",
+        REQUESTS,
+        {"else logging.DEBUG": "else logging.INFO"},
+        METERED + "test_a_healthy_service_has_a_short_log",
+    ),
+    Row(
+        "a request's statements are not counted",
+        DIALECT,
+        {"        use.answer(statements)\n": "        pass\n"},
+        METERED + "test_where_a_request_spent_its_time",
     ),
 ]
 
