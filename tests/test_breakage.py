@@ -533,13 +533,13 @@ ROWS = [
         "LOG_LEVEL",
         LOGS,
         {"settings.log_level.upper()": '"INFO"'},
-        SERVE + "test_log_level",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "LOG_FORMAT",
         LOGS,
         {'settings.log_format == "json"': "True"},
-        SERVE + "test_the_password_is_nowhere",
+        SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
         "a request's id in the log",
@@ -549,7 +549,7 @@ ROWS = [
             "        CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))\n"
             "    )\n": ""
         },
-        SERVE + "test_the_log_is_json_with_request_ids_and_the_pool",
+        SERVE + "test_workers_have_pools_of_their_own_and_one_log",
     ),
     Row(
         "503 for a pool that is exhausted",
@@ -756,7 +756,7 @@ ROWS = [
         "a migration that tries the service's login",
         CLI,
         {"    asyncio.run(refuse_wrong_login(settings))\n    if settings": "    if settings"},
-        "tests/api/test_serve.py::test_a_migration_refuses_a_login_that_the_service_could_not_use",
+        "tests/api/test_serve.py::test_a_wrong_login_ends_every_command_with_a_hint",
     ),
     Row(
         "Supavisor's own codes",
@@ -915,7 +915,7 @@ ROWS = [
         "no password in the log",
         ENGINE,
         {"url=str(target)": "url=target.url.render_as_string(hide_password=False)"},
-        SERVE + "test_the_password_is_nowhere",
+        SERVE + "test_serve_says_once_why_it_cant_connect_and_goes_on",
     ),
     Row(
         "no password in an error",
@@ -923,7 +923,7 @@ ROWS = [
         {
             "            told = CantConnectError(": '            reason += f"{arguments}"\n            told = CantConnectError('
         },
-        SERVE + "test_no_command_tells_the_password",
+        SERVE + "test_alembics_own_traceback_has_no_password",
     ),
     Row(
         "no password in --help",
@@ -946,7 +946,7 @@ ROWS = [
             "                structlog.processors.ExceptionRenderer(format_traceback),\n": "",
             "structlog.dev.plain_traceback": "structlog.dev.rich_traceback",
         },
-        SERVE + "test_a_traceback_has_no_local_variables",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "no local variables in a traceback for machines",
@@ -956,7 +956,7 @@ ROWS = [
                 "structlog.processors.dict_tracebacks"
             )
         },
-        SERVE + "test_a_traceback_has_no_local_variables",
+        SERVE + "test_the_log_has_its_level_and_no_local_variables",
     ),
     Row(
         "a password that does not move the host",
@@ -1331,7 +1331,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
-def test_a_broken_guarantee_is_noticed(service: Project, copied: Project, row: Row) -> None:
+def test_a_broken_guarantee_is_noticed(
+    service: Project, copied: Project, given: dict[str, str], row: Row
+) -> None:
     path = copied.path / row.file.format(package=copied.package)
     text = path.read_text()
     for old, new in row.replace.items():
@@ -1339,7 +1341,7 @@ def test_a_broken_guarantee_is_noticed(service: Project, copied: Project, row: R
         text = text.replace(old, new)
     path.write_text(text)
 
-    result = run_copied(service, copied, "-q", "-rf", "--tb=short", row.noticed_by)
+    result = run_copied(service, copied, "-qx", "-rf", "--tb=short", row.noticed_by, **given)
 
     assert result.returncode == 1, f"nobody noticed:\n{result.stdout[-4000:]}{result.stderr}"
     failed = re.findall(r"^FAILED (\S+?)(?:\[.*)?(?: - .*)?$", result.stdout, re.MULTILINE)

@@ -244,7 +244,7 @@ async def test_a_stream_and_a_statement_at_once(
     @app.post("/at-once", status_code=201)
     async def at_once(session: SessionDep) -> None:
         await session.execute(NOTE)
-        slow = select(func.pg_sleep(0.01).label("slept"), func.generate_series(1, 100))
+        slow = select(func.pg_sleep(0.001).label("slept"), func.generate_series(1, 100))
         result = await session.stream(slow.execution_options(yield_per=10))
         await asyncio.gather(result.fetchall(), session.execute(insert(Note).values(body="b")))
 

@@ -9,21 +9,21 @@ from sqlalchemy.sql import Executable
 
 from orders_api.database.session import ReadOnlyError, ReadSession
 
-from tests.pooler.workload import Thing
+from tests.pooler.workload import ScratchThing
 from tests.support import Database
 
-COUNT = select(func.count()).select_from(Thing)
+COUNT = select(func.count()).select_from(ScratchThing)
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        insert(Thing).values(name="a", amount=1),
-        update(Thing).values(amount=1),
-        delete(Thing),
-        select(insert(Thing).values(name="a", amount=1).returning(Thing.id).cte()),
-        select(Thing).with_for_update(),
-        select(Thing.id).with_for_update(read=True),
+        insert(ScratchThing).values(name="a", amount=1),
+        update(ScratchThing).values(amount=1),
+        delete(ScratchThing),
+        select(insert(ScratchThing).values(name="a", amount=1).returning(ScratchThing.id).cte()),
+        select(ScratchThing).with_for_update(),
+        select(ScratchThing.id).with_for_update(read=True),
         text("INSERT INTO scratch.things (name, amount) VALUES ('a', 1)"),
         text("/* SELECT */ DELETE FROM scratch.things"),
         text("WITH gone AS (DELETE FROM scratch.things RETURNING id) SELECT * FROM gone"),
@@ -38,7 +38,9 @@ COUNT = select(func.count()).select_from(Thing)
         text("EXPLAIN (ANALYZE) DELETE FROM scratch.things"),
         text("SELECT E'\\'' FROM scratch.things FOR UPDATE -- '"),
         text("SELECT \"set_config\"('a.b', '1', true)"),
-        delete(Thing).where(Thing.id.in_(select(select(Thing.id).cte("old").c.id))),
+        delete(ScratchThing).where(
+            ScratchThing.id.in_(select(select(ScratchThing.id).cte("old").c.id))
+        ),
         text("SELECT set_config('request.jwt.claims', '1', true)"),
         select(func.pg_advisory_xact_lock(1)),
         text("SET LOCAL statement_timeout = 1"),
@@ -62,7 +64,7 @@ async def test_many_rows_are_refused_too(
     """They take another way through the driver."""
     rows: Any = [{"name": "a", "amount": 1}, {"name": "b", "amount": 2}]
     for statement in (
-        insert(Thing),
+        insert(ScratchThing),
         text(f"INSERT INTO {things} (name, amount) VALUES (:name, :amount)"),
     ):
         with pytest.raises(ReadOnlyError):

@@ -175,7 +175,7 @@ def _migrate(database: Database) -> None:
 
 @pytest.fixture
 async def things(database: Database) -> AsyncIterator[str]:
-    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.Thing`."""
+    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.ScratchThing`."""
     table = f"{database.scratch}.things"
     async with connect(database.url) as connection:
         await connection.execute(

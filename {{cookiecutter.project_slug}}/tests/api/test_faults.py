@@ -16,7 +16,7 @@ from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
 
 import devstack
 from tests.pooler.proxy import counted
-from tests.pooler.workload import Thing
+from tests.pooler.workload import ScratchThing
 from tests.support import Database, connect, running, served
 
 
@@ -61,7 +61,7 @@ async def test_the_pooler_is_restarted(
 
     @app.post("/test/things/{amount}", status_code=201)
     async def write(amount: int, session: SessionDep) -> None:
-        await session.execute(insert(Thing).values(name="a", amount=amount))
+        await session.execute(insert(ScratchThing).values(name="a", amount=amount))
 
     async with running(app) as client:
 

@@ -24,11 +24,11 @@ from {{ cookiecutter.package_name }}.web.dependencies import (
     SessionsDep,
 )
 
-from tests.pooler.workload import Thing
+from tests.pooler.workload import ScratchThing
 from tests.support import Database, connect, eventually_gone, running
 
-INSERT = insert(Thing).values(name="a", amount=1)
-COUNT = select(func.count()).select_from(Thing)
+INSERT = insert(ScratchThing).values(name="a", amount=1)
+COUNT = select(func.count()).select_from(ScratchThing)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ async def test_orm_habits(app: FastAPI, things: str) -> None:
 
     @app.post("/test/things", status_code=201)
     async def create(session: SessionDep) -> int:
-        thing = Thing(name="a", amount=1)
+        thing = ScratchThing(name="a", amount=1)
         session.add(thing)
         await session.flush()
         return thing.id
@@ -188,7 +188,7 @@ async def test_orm_habits(app: FastAPI, things: str) -> None:
     @app.put("/test/things/{key}")
     async def change(key: int, session: SessionDep) -> int:
         await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
-        thing = await session.get_one(Thing, key)
+        thing = await session.get_one(ScratchThing, key)
         thing.name += "b"
         await session.flush()
         return thing.changes
@@ -196,7 +196,7 @@ async def test_orm_habits(app: FastAPI, things: str) -> None:
     @app.delete("/test/things/{key}")
     async def delete(key: int, session: SessionDep) -> str | None:
         async with session.begin():
-            await session.delete(await session.get_one(Thing, key))
+            await session.delete(await session.get_one(ScratchThing, key))
         level: str | None = await session.scalar(text("SHOW transaction_isolation"))
         return level
 
@@ -239,7 +239,7 @@ async def test_a_websocket(app: FastAPI) -> None:
         await socket.accept()
         name = await socket.receive_text()
         async with sessions.begin() as session:
-            session.add(Thing(name=name, amount=1))
+            session.add(ScratchThing(name=name, amount=1))
         await socket.send_text(str(await read.scalar(COUNT)))
 
     with pytest.raises(TypeError, match="open a session for each message"):

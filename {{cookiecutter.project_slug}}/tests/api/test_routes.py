@@ -30,13 +30,14 @@ class Apart(DeclarativeBase):
 
 @pytest.fixture(scope="module")
 def feature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a package with the files of docs/routes.md, and the README's part of them."""
+    """The name of a package with the files of docs/routes.md and of the README, whose paths are below
+    /test: the service may have /books by now."""
     name = "documented"
     folder = tmp_path_factory.mktemp("routes")
     (folder / name).mkdir()
     for path, code in files(ROUTES.read_text() + README.read_text()).items():
         own = code.replace("{{ cookiecutter.package_name }}.books", name)
-        (folder / name / Path(path).name).write_text(own)
+        (folder / name / Path(path).name).write_text(own.replace('"/books', '"/test/books'))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setattr(base, "Base", Apart)
@@ -61,14 +62,14 @@ async def client(
 
 
 async def _create(client: AsyncClient, title: str) -> dict[str, Any]:
-    response = await client.post("/books", json={"title": title})
+    response = await client.post("/test/books", json={"title": title})
     assert response.status_code == 201
     book: dict[str, Any] = response.json()
     return book
 
 
 async def _titles(client: AsyncClient) -> list[str]:
-    return [book["title"] for book in (await client.get("/books")).json()]
+    return [book["title"] for book in (await client.get("/test/books")).json()]
 
 
 async def test_its_own_test(client: AsyncClient, feature: str) -> None:
@@ -77,31 +78,31 @@ async def test_its_own_test(client: AsyncClient, feature: str) -> None:
 
 async def test_the_routes_of_the_readme(client: AsyncClient) -> None:
     book = await _create(client, "a")
-    assert (await client.get("/books/count")).json() == 1
-    await client.put(f"/books/{book['id']}/lend")
-    assert (await client.put(f"/books/{book['id']}/return")).status_code == 204
-    assert (await client.get("/books")).json() == [book]
+    assert (await client.get("/test/books/count")).json() == 1
+    await client.put(f"/test/books/{book['id']}/lend")
+    assert (await client.put(f"/test/books/{book['id']}/return")).status_code == 204
+    assert (await client.get("/test/books")).json() == [book]
 
 
 async def test_a_write_by_entities(client: AsyncClient) -> None:
     book = await _create(client, "a")
-    path = f"/books/{book['id']}/lend"
+    path = f"/test/books/{book['id']}/lend"
     assert (await client.put(path)).json() == book | {"lent": True}
     assert (await client.put(path)).status_code == 409
-    assert (await client.get("/books")).json() == [book | {"lent": True}]
-    assert (await client.put("/books/999999/lend")).status_code == 404
+    assert (await client.get("/test/books")).json() == [book | {"lent": True}]
+    assert (await client.put("/test/books/999999/lend")).status_code == 404
 
 
 async def test_what_failed_in_a_savepoint_leaves_the_rest(client: AsyncClient) -> None:
     await _create(client, "b")
     new = [{"title": title} for title in "abc"]
-    assert (await client.post("/books/many", json=new)).json() == ["b"]
+    assert (await client.post("/test/books/many", json=new)).json() == ["b"]
     assert await _titles(client) == ["b", "a", "c"]
 
 
 async def test_a_background_task_stores_what_it_writes(client: AsyncClient) -> None:
     book = await _create(client, "a")
-    assert (await client.post(f"/books/{book['id']}/copy")).status_code == 202
+    assert (await client.post(f"/test/books/{book['id']}/copy")).status_code == 202
     async with asyncio.timeout(5):
         while await _titles(client) != ["a", "Copy of a"]:
             await asyncio.sleep(0.01)
@@ -111,13 +112,13 @@ async def test_a_stream_has_every_row(client: AsyncClient, database: Database) -
     fill = f"INSERT INTO {database.scratch}.books (title) SELECT generate_series(1, 1001)"
     async with connect(database.url) as direct:
         await direct.execute(fill)  # more than a page
-    titles = (await client.get("/books/titles")).text.splitlines()
+    titles = (await client.get("/test/books/titles")).text.splitlines()
     assert titles == [str(number) for number in range(1, 1002)]
 
 
 async def test_each_message_of_a_websocket_is_stored(client: AsyncClient) -> None:
     url = str(client.base_url).replace("http", "ws")
-    async with open_websocket(f"{url}/books/live") as websocket:
+    async with open_websocket(f"{url}/test/books/live") as websocket:
         for title in "ab":
             await websocket.send(title)
             assert await websocket.recv() == "stored"

@@ -17,10 +17,10 @@ from {{ cookiecutter.package_name }}.database.session import (
 )
 from {{ cookiecutter.package_name }}.settings import Settings
 
-from tests.pooler.workload import Thing
+from tests.pooler.workload import ScratchThing
 from tests.support import Database, connect, eventually_gone, make_engine, server_connections
 
-COUNT = select(func.count()).select_from(Thing)
+COUNT = select(func.count()).select_from(ScratchThing)
 
 
 async def _insert(database: Database, things: str, amount: int = 1) -> None:
@@ -53,7 +53,7 @@ async def test_a_write_after_a_read_has_its_transaction(
         assert await read.scalar(COUNT) == 0
         with pytest.raises(ZeroDivisionError):
             async with Sessions(engine).begin() as session:
-                await session.execute(insert(Thing).values(name="a", amount=1))
+                await session.execute(insert(ScratchThing).values(name="a", amount=1))
                 raise ZeroDivisionError
         assert await read.scalar(COUNT) == 0
 
@@ -61,8 +61,8 @@ async def test_a_write_after_a_read_has_its_transaction(
 @pytest.mark.parametrize(
     "statement",
     [
-        insert(Thing).values(name="a", amount=1),
-        select(Thing).with_for_update(),
+        insert(ScratchThing).values(name="a", amount=1),
+        select(ScratchThing).with_for_update(),
         text("WITH gone AS (DELETE FROM scratch.things RETURNING id) SELECT * FROM gone"),
         text("SELECT set_config('request.jwt.claims', '1', true)"),
     ],
@@ -102,18 +102,18 @@ async def test_what_was_read_can_not_be_changed(
     """The change would be stored nowhere. Nor after the end of the session that could have stored it."""
     await _insert(database, things)
     read = ReadSession(engine)
-    by_reading = (await read.scalars(select(Thing))).one()
-    assert (await read.get(Thing, by_reading.id)) is not None
+    by_reading = (await read.scalars(select(ScratchThing))).one()
+    assert (await read.get(ScratchThing, by_reading.id)) is not None
     async with Sessions(engine).begin() as session:
-        late = (await session.scalars(select(Thing))).one()
+        late = (await session.scalars(select(ScratchThing))).one()
         late.amount = 2
     for thing in (by_reading, late):
-        with pytest.raises(ReadOnlyError, match=r"Thing\.amount can't be changed"):
+        with pytest.raises(ReadOnlyError, match=r"ScratchThing\.amount can't be changed"):
             thing.amount = 3
     async with Sessions(engine).begin() as session:
         session.add(by_reading)
         by_reading.amount = 4
-    assert await read.scalar(select(Thing.amount)) == 4
+    assert await read.scalar(select(ScratchThing.amount)) == 4
 
 
 async def test_every_statement_is_a_transaction_of_its_own(
@@ -135,9 +135,9 @@ async def test_many_tasks_use_one(settings: Settings, database: Database, things
     async with make_engine(settings, database) as engine:
         read = ReadSession(engine)
         for _ in range(2):
-            reads = (read.scalar(select(Thing.amount)) for _ in range(40))
+            reads = (read.scalar(select(ScratchThing.amount)) for _ in range(40))
             assert await asyncio.gather(*reads) == [7] * 40
-            entities = (read.scalars(select(Thing)) for _ in range(40))
+            entities = (read.scalars(select(ScratchThing)) for _ in range(40))
             assert all(found.one().amount == 7 for found in await asyncio.gather(*entities))
         assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
@@ -147,11 +147,11 @@ async def test_a_result_is_complete(engine: AsyncEngine, database: Database, thi
     for amount in range(3):
         await _insert(database, things, amount)
     read = ReadSession(engine)
-    query = select(Thing.__table__.c.amount).order_by(Thing.__table__.c.amount)
+    query = select(ScratchThing.__table__.c.amount).order_by(ScratchThing.__table__.c.amount)
     one, two = await read.execute(query), await read.execute(query)
     assert (one.first(), two.scalars().all()) == ((0,), [0, 1, 2])
-    assert isinstance((await read.execute(select(Thing))).scalars().all()[0], Thing)
-    for statement in (query, select(Thing.amount).order_by(Thing.amount)):
+    assert isinstance((await read.execute(select(ScratchThing))).scalars().all()[0], ScratchThing)
+    for statement in (query, select(ScratchThing.amount).order_by(ScratchThing.amount)):
         batches = await read.execute(statement.execution_options(yield_per=2))
         assert [len(batch) for batch in batches.partitions(2)] == [2, 1]
 
@@ -162,13 +162,15 @@ async def test_reading_is_the_orms(engine: AsyncEngine, database: Database, thin
     read = ReadSession(engine)
 
     def only_others(state: ORMExecuteState) -> None:
-        state.statement = state.statement.options(with_loader_criteria(Thing, Thing.amount != 1))
+        state.statement = state.statement.options(
+            with_loader_criteria(ScratchThing, ScratchThing.amount != 1)
+        )
 
     event.listen(Session, "do_orm_execute", only_others)
     try:
-        assert await read.scalar(select(exists().where(Thing.amount == 1))) is False
-        assert (await read.execute(select(Thing.amount))).all() == []
-        assert (await read.scalars(select(Thing))).all() == []
+        assert await read.scalar(select(exists().where(ScratchThing.amount == 1))) is False
+        assert (await read.execute(select(ScratchThing.amount))).all() == []
+        assert (await read.scalars(select(ScratchThing))).all() == []
     finally:
         event.remove(Session, "do_orm_execute", only_others)
-    assert (await read.execute(select(Thing.amount))).all() == [(1,)]
+    assert (await read.execute(select(ScratchThing.amount))).all() == [(1,)]

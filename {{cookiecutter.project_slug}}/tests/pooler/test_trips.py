@@ -14,7 +14,7 @@ from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
 
 from tests.pooler.proxy import Proxy, counted
-from tests.pooler.workload import Thing
+from tests.pooler.workload import ScratchThing
 from tests.support import Database, connect, running
 
 
@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture
 async def service(settings: Settings, database: Database, things: str) -> AsyncIterator[Service]:
-    table = cast(Table, Thing.__table__).to_metadata(MetaData(), schema=database.scratch)
+    table = cast(Table, ScratchThing.__table__).to_metadata(MetaData(), schema=database.scratch)
     async with counted(database.pooler_url) as (proxy, url):
         settings = Settings.model_validate(settings.model_dump() | {"database_url": url})
         async with running(_app(settings, table)) as client:
