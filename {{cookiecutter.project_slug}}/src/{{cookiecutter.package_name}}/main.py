@@ -59,6 +59,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="{{ cookiecutter.description }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
+        # Off without OTEL_EXPORTER_OTLP_ENDPOINT. Its logs would have the text of errors, in which people's
+        # data are, and its metrics are in /metrics.
+        telemetry={"auto_configure": True, "logs": False, "metrics": False},
         # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
         redirect_slashes=False,
     )

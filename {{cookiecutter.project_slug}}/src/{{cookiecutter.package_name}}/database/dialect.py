@@ -13,8 +13,6 @@ those of results are written here, for each column of a table, in SELECT and in 
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from functools import cache
 from typing import Any
@@ -32,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
+from {{ cookiecutter.package_name }}.database.metrics import sent
 from {{ cookiecutter.package_name }}.database.sql import fixed_type
 
 DRIVER = "postgresql+sealed"
@@ -106,19 +105,6 @@ def _sealed_class(kind: Any, in_casts: str, as_declared: str) -> type[_Sealed]:
     )
 
 
-@contextmanager
-def _timed(connection: Any, statements: int = 1) -> Iterator[None]:
-    use = connection.driver_connection.use
-    if use is None:  # an engine that nobody watches, or a connection that is being set up
-        yield
-        return
-    use.send()
-    try:
-        yield
-    finally:
-        use.answer(statements)
-
-
 class SealingDialect(PGDialect_asyncpg):
     supports_statement_cache = True
     ping_after_idle = 0.0
@@ -141,21 +127,21 @@ class SealingDialect(PGDialect_asyncpg):
         return True
 
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        with _timed(context._dbapi_connection):
+        with sent(context._dbapi_connection.driver_connection.use, statement):
             super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
-        with _timed(context._dbapi_connection):
+        with sent(context._dbapi_connection.driver_connection.use, statement):
             super().do_execute_no_params(cursor, statement, context)  # type: ignore[no-untyped-call]
 
     def do_executemany(
         self, cursor: Any, statement: Any, parameters: Any, context: Any = None
     ) -> None:
-        with _timed(context._dbapi_connection):
+        with sent(context._dbapi_connection.driver_connection.use, statement):
             super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        with _timed(dbapi_connection, statements=0):
+        with sent(dbapi_connection.driver_connection.use, "COMMIT", statements=0):
             super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
 
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:

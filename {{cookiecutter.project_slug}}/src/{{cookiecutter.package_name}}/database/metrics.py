@@ -8,7 +8,8 @@ conventions want, is left to Prometheus' own `job`.
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import structlog
 from asgi_correlation_id import correlation_id
+from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 from sqlalchemy import event
@@ -75,6 +77,7 @@ METRICS = (
 )
 
 log = structlog.get_logger()
+_tracer = trace.get_tracer(__name__)
 
 
 @dataclass(slots=True)
@@ -131,16 +134,43 @@ class Use:
     answered: float
     reported: bool = False
 
-    def send(self) -> None:
-        """Something leaves for the database."""
-        self.sent = time.perf_counter()
 
-    def answer(self, statements: int = 1) -> None:
-        """It was answered, or failed."""
-        self.answered = time.perf_counter()
-        if self.request is not None:
-            self.request.statements += statements
-            self.request.database += self.answered - self.sent
+@contextmanager
+def sent(use: Use | None, sql: str, statements: int = 1) -> Iterator[None]:
+    """Something is on its way to the database: time it, and let a request that is traced show it.
+
+    With spans of our own. The instrumentation of asyncpg puts PostgreSQL's messages into its spans, and
+    these have people's data in them.
+    """
+    if use is None:  # nobody watches this engine
+        yield
+        return
+    span = None
+    if trace.get_current_span().is_recording():
+        attributes = {"db.system.name": "postgresql", "db.query.text": sql}
+        name = sql.split(maxsplit=1)[0]
+        span = _tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+    use.sent = time.perf_counter()
+    try:
+        yield
+    except BaseException as error:
+        if span is not None:
+            span.set_status(trace.StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__qualname__)
+        raise
+    finally:
+        use.answered = time.perf_counter()
+        if use.request is not None:
+            use.request.statements += statements
+            use.request.database += use.answered - use.sent
+        if span is not None:
+            span.end()
+
+
+def trace_id() -> str | None:
+    """Of the request that is being served, if it is traced."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
 class _Watch:
