@@ -28,6 +28,8 @@ LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
 DOCTOR = "src/{package}/observe/doctor.py"
 POOLER = "src/{package}/observe/pooler.py"
+METRICS = "src/{package}/database/metrics.py"
+REQUESTS = "src/{package}/web/requests.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -50,6 +52,7 @@ LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
 EXAMINED = "tests/service/test_doctor.py::"
+METERED = "tests/api/test_metrics.py::"
 STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
@@ -865,7 +868,7 @@ ROWS = [
     Row(
         "a pooler's words in the log",
         REPORT,
-        {"        pooler=pooler_words(cause),\n": ""},
+        {"        pooler=pooler,\n": ""},
         "tests/pooler/test_failures.py::test_the_log_names_a_poolers_refusal",
     ),
     Row(
@@ -1697,6 +1700,62 @@ ROWS = [
         MAIN,
         {"import gc\n": "import gc\n\nimport orders_api.observe.doctor\n\n"},
         EXAMINED + "test_the_service_knows_nothing_of_it",
+    ),
+    Row(
+        "a metric is called otherwise than the alerts call it",
+        METRICS,
+        {'_gauge("max"': '_gauge("limit"'},
+        METERED + "test_what_is_watched_is_exported",
+    ),
+    Row(
+        "who waits is not counted",
+        METRICS,
+        {"        _pending.inc()\n": ""},
+        METERED + "test_the_pool_at_work",
+    ),
+    Row(
+        "an invalid connection stays in use for ever",
+        METRICS,
+        {"        if not self._end(connection):\n            _idle.dec()\n": ""},
+        METERED + "test_a_failure_is_counted_as_one",
+    ),
+    Row(
+        "a recycled connection is taken for overflow",
+        METRICS,
+        {'reason = "recycled" if old else "surplus"': 'reason = "surplus"'},
+        METERED + "test_a_recycled_connection_is_counted_as_one",
+    ),
+    Row(
+        "what a killed worker had stays in the sums",
+        METRICS,
+        {
+            "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
+        },
+        METERED + "test_a_worker_that_was_killed_is_not_counted",
+    ),
+    Row(
+        "nobody looks for held connections",
+        METRICS,
+        {"        if self._timer is None:\n            self._look_later()\n": ""},
+        METERED + "test_a_held_connection_is_told_with_its_route",
+    ),
+    Row(
+        "a long statement is taken for a held connection",
+        METRICS,
+        {"use.answered >= use.sent and ": ""},
+        METERED + "test_a_statement_that_takes_long_holds_no_connection_idly",
+    ),
+    Row(
+        "every request is logged",
+        REQUESTS,
+        {"else logging.DEBUG": "else logging.INFO"},
+        METERED + "test_a_healthy_service_has_a_short_log",
+    ),
+    Row(
+        "a request's statements are not counted",
+        METRICS,
+        {"            use.request.statements += statements\n": ""},
+        METERED + "test_where_a_request_spent_its_time",
     ),
 ]
 

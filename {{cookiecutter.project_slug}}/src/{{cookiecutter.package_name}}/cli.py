@@ -69,6 +69,7 @@ def serve(
             timeout_graceful_shutdown=GRACE_PERIOD,
             timeout_keep_alive=KEEP_ALIVE,
             log_config=None,
+            access_log=False,  # web/requests.py has it
             server_header=False,
         )
 

@@ -9,7 +9,6 @@ import ipaddress
 import math
 import os
 import socket
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
