@@ -1245,6 +1245,12 @@ ROWS = [
         SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
+        "no answer about one database for another",
+        CONNECT,
+        {'"password", "database")': '"password")'},
+        "tests/pooler/test_failures.py::test_a_wrong_login_is_not_called_busy",
+    ),
+    Row(
         "a string that is pasted with its command",
         URL,
         {

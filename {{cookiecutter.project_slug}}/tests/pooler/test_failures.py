@@ -161,6 +161,11 @@ async def test_a_wrong_login_is_not_called_busy(
     for change in ({"password": "wrong"}, {"username": "nobody"}, {"database": "nowhere"}):
         wrong = url.set(**change).render_as_string(hide_password=False)  # type: ignore[arg-type]
         assert await connecting(settings, database, wrong) is Failure.LOGIN, change
+    # What was wrong says nothing of the right one, which is tried at once.
+    right = {"database_url": url.render_as_string(hide_password=False)}
+    settings = Settings.model_validate(settings.model_dump() | right)
+    async with make_engine(settings, database) as engine, engine.connect():
+        pass
 
 
 async def test_a_server_that_is_full(

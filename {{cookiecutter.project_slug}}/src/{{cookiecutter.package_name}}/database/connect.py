@@ -112,8 +112,10 @@ class Connector:
 
 
 def _login(arguments: dict[str, Any]) -> object:
-    # Another one, as an owner's `do_connect` may have next time, is tried at once.
-    return [arguments.get(name) for name in ("host", "port", "user", "password")]
+    # Another one, as an owner's `do_connect` may have next time, is tried at once. A database that does
+    # not exist and TLS that was not asked for are answers to the whole of it.
+    names = ("host", "port", "user", "password", "database")
+    return [*map(arguments.get, names), arguments.get("ssl") == "disable"]
 
 
 def _refused(arguments: dict[str, Any]) -> list[_Refusal]:
@@ -138,7 +140,7 @@ async def _connect(arguments: dict[str, Any]) -> asyncpg.Connection:
         except (ConnectionError, ssl.SSLError) as error:
             if not isinstance(error, ssl.SSLError) and _NO_TLS not in str(error):
                 raise
-        arguments |= {"ssl": "disable"}
+        arguments = arguments | {"ssl": "disable"}
     return await asyncpg.connect(**arguments)
 
 
