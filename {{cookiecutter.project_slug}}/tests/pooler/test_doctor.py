@@ -6,8 +6,6 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from {{ cookiecutter.package_name }}.observe.findings import Finding, Report
 
 from tests.documents import OPERATIONS
