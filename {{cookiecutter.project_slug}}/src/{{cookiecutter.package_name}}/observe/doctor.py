@@ -9,7 +9,6 @@ import ipaddress
 import math
 import os
 import socket
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +43,12 @@ from {{ cookiecutter.package_name }}.observe.findings import (
     warning,
 )
 from {{ cookiecutter.package_name }}.observe.pooler import Client, Kept, Pooler
-from {{ cookiecutter.package_name }}.settings import ConfigurationError, Settings, load_settings
+from {{ cookiecutter.package_name }}.settings import (
+    ConfigurationError,
+    Settings,
+    load_settings,
+    unknown_variables,
+)
 
 # Seconds for all checks, with the imports here, and for each one. With connections that are slow to
 # close it still ends within 15.
@@ -139,6 +143,8 @@ async def url(it: Patient) -> AsyncIterator[Finding]:
     target = it.settings.database_url
     ignored = f"; without effect: {', '.join(target.ignored)}" if target.ignored else ""
     yield ok(f"{_where(target)}{ignored}", host=target.url.host, port=target.url.port)
+    for variable in unknown_variables():
+        yield warning(f"{variable} is set, and nothing reads it", "remove it: see .env.example")
 
 
 async def host(it: Patient) -> AsyncIterator[Finding]:
@@ -385,7 +391,8 @@ async def role(it: Patient) -> AsyncIterator[Finding]:
             yield warning(told, "log in as a role that may do no more than the service has to")
             break
     quoted = it.connection.dialect.identifier_preparer.format_table
-    names = [quoted(table) for table in Base.metadata.sorted_tables]
+    # One whose schema is named, such as Supabase's auth.users, is somebody else's.
+    names = [quoted(it) for it in Base.metadata.sorted_tables if it.schema is None]
     rows = await it.clients[0].rows(_PRIVILEGES, names)
     refused = [f"{row['privilege']} on {row['name']}" for row in rows if row["may"] is False]
     missing = sorted({row["name"] for row in rows if row["may"] is None})
