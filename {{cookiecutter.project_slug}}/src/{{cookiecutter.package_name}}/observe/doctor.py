@@ -31,7 +31,11 @@ from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
 from {{ cookiecutter.package_name }}.observe import pooler as experiment
 from {{ cookiecutter.package_name }}.observe.advice import explain
-from {{ cookiecutter.package_name }}.observe.budget import LEAST_CLIENTS, PLANS, plan_deployment
+from {{ cookiecutter.package_name }}.observe.budget import (
+    LEAST_CLIENTS,
+    PLANS,
+    plan_deployment,
+)
 from {{ cookiecutter.package_name }}.observe.certificate import show
 from {{ cookiecutter.package_name }}.observe.findings import (
     LEVELS,
@@ -188,7 +192,7 @@ async def tls(it: Patient) -> AsyncIterator[Finding]:
         try:
             async with asyncio.timeout(STEP / 2):
                 shown = await show(name, target.url.port or 5432, verifying, direct=direct)
-        except (OSError, EOFError):
+        except OSError:
             return  # the login says why
     values: dict[str, Any] = {"on": shown is not None, "verified": False}
     if shown is None:
