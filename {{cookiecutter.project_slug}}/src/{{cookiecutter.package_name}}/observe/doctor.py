@@ -341,7 +341,11 @@ async def trips(it: Patient) -> AsyncIterator[Finding]:
     )
     values = {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "count": len(took)}
     if p50 > FAR:
-        yield warning(told, "run the service in the database's region", **values)
+        yield warning(
+            told,
+            "run the service in the database's region, or see what keeps the pooler busy",
+            **values,
+        )
     else:
         yield ok(told, **values)
 
