@@ -1661,17 +1661,6 @@ ROWS = [
         EXAMINED + "test_the_password_is_never_printed",
     ),
     Row(
-        "one login with a wrong password, of doctor",
-        DOCTOR,
-        {
-            "        yield refused\n": (
-                "        yield refused\n"
-                "        await it.connect(it.make_engine(it.settings.database_url))\n"
-            )
-        },
-        EXAMINED + "test_a_wrong_password_is_sent_once",
-    ),
-    Row(
         "an end of doctor, whatever hangs",
         DOCTOR,
         {"os._exit(LEVELS.index(found.level))": "sys.exit(LEVELS.index(found.level))"},

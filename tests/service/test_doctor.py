@@ -19,8 +19,9 @@ from uuid import uuid4
 import pytest
 import trustme
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orders_api.database.url import parse_url
+from orders_api.database.engine import create_engine
 from orders_api.observe import doctor
 from orders_api.observe.doctor import Options, examine
 from orders_api.observe.findings import LEVELS, Finding, Report, lines
@@ -148,18 +149,25 @@ async def test_postgresql_itself_is_no_pooler(database: Database) -> None:
 
 
 @pytest.mark.parametrize("through", ["pooler", "directly"])
-async def test_caches_of_statements_are_found(database: Database, through: str) -> None:
+async def test_caches_of_statements_are_found(
+    monkeypatch: pytest.MonkeyPatch, database: Database, through: str
+) -> None:
     """Both on: behind a transaction pooler every other statement fails."""
-    url = database.url if through == "directly" else database.pooler_url
     caches = {"statement_cache_size": 100, "prepared_statement_cache_size": 100}
-    target = parse_url(url)
-    named = replace(target, connect_args=target.connect_args | caches)
-    found = await _examine(named)  # type: ignore[arg-type]
+
+    def with_caches(settings: Settings, *, migrations: bool = False) -> AsyncEngine:
+        url = settings.database_url
+        named = replace(url, connect_args=url.connect_args | caches)
+        changed = settings.model_copy(update={"database_url": named})
+        return create_engine(changed, migrations=migrations)
+
+    monkeypatch.setattr(doctor, "create_engine", with_caches)
+    found = await _examine(database.url if through == "directly" else database.pooler_url)
     if through == "directly":
         assert found.level("statements") == "warning"
         assert found.value("named") is True
     else:
-        said = [it.advice for found in found.values() for it in found if it.level == "failure"]
+        said = [it.advice for them in found.values() for it in them if it.level == "failure"]
         assert "database/engine.py" in "\n".join(said)
 
 

@@ -130,7 +130,7 @@ def doctor(
     started = time.monotonic()
     from {{ cookiecutter.package_name }}.observe.doctor import Options, run
 
-    options = Options(replicas, workers, surge, client_limit, plan)
+    options = Options(replicas, workers, surge, client_limit, plan and plan.lower())
     run(options, as_json=json, started=started)
 
 

@@ -11,12 +11,14 @@ from {{ cookiecutter.package_name }}.observe.findings import Finding, Report
 from tests.documents import OPERATIONS
 from tests.support import Database
 
+PACKAGE = "{{ cookiecutter.package_name }}"
+
 
 async def _examined(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the command says, in a folder without a `.env` file."""
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "{{ cookiecutter.package_name }}", "doctor", "--client-limit", "200", *arguments],
+        [sys.executable, "-m", PACKAGE, "doctor", "--client-limit", "200", *arguments],
         env=os.environ | {"DATABASE_URL": url},
         cwd="/",
         capture_output=True,

@@ -32,7 +32,7 @@ async def show(
     `direct`: TLS begins at once, without being asked for (sslnegotiation=direct).
 
     Raises:
-        OSError, EOFError: it can't be reached, or does not speak PostgreSQL's protocol.
+        OSError: it can't be reached, or does not speak PostgreSQL's protocol.
     """
     shown = await _handshake(host, port, _context(), direct)
     if shown is None:
@@ -78,7 +78,9 @@ async def _handshake(
     try:
         if not direct:
             writer.write(_SSL_REQUEST)
-            if await reader.readexactly(1) != b"S":
+            if not (answer := await reader.read(1)):
+                raise ConnectionResetError
+            if answer != b"S":
                 return None
         await writer.start_tls(context, server_hostname=host)
         found: ssl.SSLObject = writer.get_extra_info("ssl_object")

@@ -31,7 +31,11 @@ from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
 from {{ cookiecutter.package_name }}.observe import pooler as experiment
 from {{ cookiecutter.package_name }}.observe.advice import explain
-from {{ cookiecutter.package_name }}.observe.budget import LEAST_CLIENTS, PLANS, plan_deployment
+from {{ cookiecutter.package_name }}.observe.budget import (
+    LEAST_CLIENTS,
+    PLANS,
+    plan_deployment,
+)
 from {{ cookiecutter.package_name }}.observe.certificate import show
 from {{ cookiecutter.package_name }}.observe.findings import (
     LEVELS,
@@ -43,7 +47,12 @@ from {{ cookiecutter.package_name }}.observe.findings import (
     warning,
 )
 from {{ cookiecutter.package_name }}.observe.pooler import Client, Kept, Pooler
-from {{ cookiecutter.package_name }}.settings import ConfigurationError, Settings, load_settings
+from {{ cookiecutter.package_name }}.settings import (
+    ConfigurationError,
+    Settings,
+    load_settings,
+    unknown_variables,
+)
 
 # Seconds for all checks, with the imports here, and for each one. With connections that are slow to
 # close it still ends within 15.
@@ -138,6 +147,8 @@ async def url(it: Patient) -> AsyncIterator[Finding]:
     target = it.settings.database_url
     ignored = f"; without effect: {', '.join(target.ignored)}" if target.ignored else ""
     yield ok(f"{_where(target)}{ignored}", host=target.url.host, port=target.url.port)
+    for variable in unknown_variables():
+        yield warning(f"{variable} is set, and nothing reads it", "remove it: see .env.example")
 
 
 async def host(it: Patient) -> AsyncIterator[Finding]:
@@ -181,7 +192,7 @@ async def tls(it: Patient) -> AsyncIterator[Finding]:
         try:
             async with asyncio.timeout(STEP / 2):
                 shown = await show(name, target.url.port or 5432, verifying, direct=direct)
-        except (OSError, EOFError):
+        except OSError:
             return  # the login says why
     values: dict[str, Any] = {"on": shown is not None, "verified": False}
     if shown is None:
@@ -330,7 +341,11 @@ async def trips(it: Patient) -> AsyncIterator[Finding]:
     )
     values = {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "count": len(took)}
     if p50 > FAR:
-        yield warning(told, "run the service in the database's region", **values)
+        yield warning(
+            told,
+            "run the service in the database's region, or see what keeps the pooler busy",
+            **values,
+        )
     else:
         yield ok(told, **values)
 
@@ -384,7 +399,8 @@ async def role(it: Patient) -> AsyncIterator[Finding]:
             yield warning(told, "log in as a role that may do no more than the service has to")
             break
     quoted = it.connection.dialect.identifier_preparer.format_table
-    names = [quoted(table) for table in Base.metadata.sorted_tables]
+    # One whose schema is named, such as Supabase's auth.users, is somebody else's.
+    names = [quoted(it) for it in Base.metadata.sorted_tables if it.schema is None]
     rows = await it.clients[0].rows(_PRIVILEGES, names)
     refused = [f"{row['privilege']} on {row['name']}" for row in rows if row["may"] is False]
     missing = sorted({row["name"] for row in rows if row["may"] is None})

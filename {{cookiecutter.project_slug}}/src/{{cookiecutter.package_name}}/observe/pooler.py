@@ -1,5 +1,7 @@
 """What answers, and in which mode: by experiment, since a port's number proves nothing."""
 
+from __future__ import annotations
+
 import asyncio
 import random
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ class Client:
         return not self._driver.is_closed()
 
     @classmethod
-    async def of(cls, connection: AsyncConnection) -> "Client":
+    async def of(cls, connection: AsyncConnection) -> Client:
         """The client behind a connection of the engine's."""
         return cls((await connection.get_raw_connection()).driver_connection)  # type: ignore[arg-type]
 
@@ -48,7 +50,7 @@ class Client:
         [row] = await self.rows(query, *values)
         return row
 
-    async def prepare(self, query: str, name: str) -> "PreparedStatement[Any]":
+    async def prepare(self, query: str, name: str) -> PreparedStatement[Any]:
         """Prepare a statement with a name of its own, or with none."""
         return await asyncpg.Connection.prepare(self._driver, query, name=name)
 
@@ -178,7 +180,7 @@ async def _bring_to(pid: int, clients: Sequence[Client]) -> Client:
                     await it.release()
 
 
-async def _runs(client: Client, statement: "PreparedStatement[Any]") -> bool:
+async def _runs(client: Client, statement: PreparedStatement[Any]) -> bool:
     """Whether a statement can be run, on another backend than its own, which is in use."""
     await client.hold()
     try:
