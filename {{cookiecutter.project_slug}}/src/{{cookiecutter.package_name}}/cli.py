@@ -5,6 +5,7 @@ Each imports what it needs by itself: nobody waits for FastAPI to read a `--help
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -129,7 +130,8 @@ def tune(
     from {{ cookiecutter.package_name }}.observe import tune
 
     written = None if no_page else page
-    sys.exit(tune.run(sql, hold, concurrency, target_p99, max_pool, seconds, written))
+    command = shlex.join([str(main.info.name), *sys.argv[1:]])
+    sys.exit(tune.run(sql, hold, concurrency, target_p99, max_pool, seconds, written, command))
 
 
 def _project() -> Path:

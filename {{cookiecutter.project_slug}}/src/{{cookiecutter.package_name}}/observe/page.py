@@ -133,7 +133,7 @@ def write(path: Path, tuning: "Tuning", choice: Choice, sentences: list[str], co
     answer, *reasons = sentences
     assert tuning.limits is not None
     page = Template(Path(__file__).with_name("tune.html").read_text()).substitute(
-        title="The pool of {{ cookiecutter.project_slug }}",
+        title=f"The pool of {command.partition(' ')[0]}",
         load=escape(tuning.title),
         answer=escape(answer),
         reasons=_paragraphs([tuning.stopped, *reasons]),

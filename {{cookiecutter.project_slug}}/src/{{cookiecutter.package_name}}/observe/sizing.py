@@ -106,7 +106,9 @@ def ladder(most: int, *also: int) -> list[int]:
     """The sizes to try: each about 1.4 times the one before, up to `most`, and some more."""
     steps = {round(2 ** (half / 2)) for half in range(2 * most.bit_length())}
     # The last step before `most` would be nearly the same.
-    return sorted({1, most, *(n for n in steps if n < 0.85 * most), *(n for n in also if 0 < n < most)})
+    return sorted(
+        {1, most, *(n for n in steps if n < 0.85 * most), *(n for n in also if 0 < n < most)}
+    )
 
 
 def milliseconds(seconds: float) -> str:
@@ -153,9 +155,7 @@ def advice(choice: Choice, limits: Limits, concurrency: int, target: float) -> l
     if size.connections * limits.requests_per_connection < concurrency:
         # Or the service would refuse what was measured here.
         variables.append(f"REQUESTS_PER_CONNECTION={math.ceil(concurrency / size.connections)}")
-    told = (
-        f"Set {', '.join(variables)}: {size.rate:,.0f} requests/s with a p99 of {milliseconds(size.p99)}"
-    )
+    told = f"Set {', '.join(variables)}: {size.rate:,.0f} requests/s with a p99 of {milliseconds(size.p99)}"
     if choice.fast and size.connections < best.connections:
         told += f", within 5 % of the best ({best.rate:,.0f}/s with {best.connections})"
     sentences = [f"{told}."]
@@ -189,6 +189,6 @@ def advice(choice: Choice, limits: Limits, concurrency: int, target: float) -> l
         )
     sentences.append(
         f"That is one process. Replicas x workers x {size.connections}, old and new pods together, have to stay "
-        "below what the pooler, or PostgreSQL, has for clients: `{{ cookiecutter.project_slug }} doctor` counts it."
+        "below what the pooler, or PostgreSQL, has for clients: `doctor` counts it."
     )
     return sentences
