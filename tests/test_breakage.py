@@ -25,6 +25,9 @@ LOGIN = "src/{package}/database/login.py"
 REPORT = "src/{package}/database/report.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
+TUNE = "src/{package}/observe/tune.py"
+LOAD = "src/{package}/observe/load.py"
+SIZING = "src/{package}/observe/sizing.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -45,6 +48,8 @@ CONNECTING = "tests/pooler/test_connect.py::"
 LATE = "tests/api/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
+TUNING = "tests/observe/test_tune.py::"
+CHOOSING = "tests/observe/test_sizing.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -1176,6 +1181,72 @@ ROWS = [
         ".env.example",
         {"#POOLER_CLIENT_LIMIT=200": "#POOLER_CLIENT_LIMIT=171"},
         KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "tune: a pooler that is smaller than the pool",
+        TUNE,
+        {"backends = held if held < most else None": "backends = None"},
+        TUNING + "test_a_pooler_that_is_smaller_than_the_pool_is_named_as_the_limit",
+    ),
+    Row(
+        "tune: a pooler in session mode",
+        TUNE,
+        {"if keeps or failure:": "if failure:"},
+        TUNING + "test_a_session_mode_pooler_bounds_the_sizes",
+    ),
+    Row(
+        "tune: no more connections than there are free",
+        TUNE,
+        {'"PostgreSQL has no more free": free': '"PostgreSQL has no more free": 10_000'},
+        TUNING + "test_no_more_connections_than_postgresql_has_free",
+    ),
+    Row(
+        "tune: connections that others use",
+        TUNE,
+        {"datid IS NOT NULL AND usesysid IS NOT NULL": "datid IS NULL AND usesysid IS NOT NULL"},
+        TUNING + "test_connections_of_others_are_not_free",
+    ),
+    Row(
+        "tune: no statement that writes",
+        TUNE,
+        {'text("SET TRANSACTION READ ONLY")': 'text("SELECT 1")'},
+        TUNING + "test_a_statement_that_writes_is_refused",
+    ),
+    Row(
+        "tune: what was learnt before Ctrl-C",
+        TUNE,
+        {"except KeyboardInterrupt:": "except ZeroDivisionError:"},
+        TUNING + "test_ctrl_c_keeps_what_was_learnt",
+    ),
+    Row(
+        "tune: requests that take turns",
+        LOAD,
+        {"            await asyncio.sleep(0)\n            if now": "            if now"},
+        TUNING + "test_requests_take_turns",
+    ),
+    Row(
+        "tune: an early end of what fails",
+        LOAD,
+        {"await asyncio.wait(clients, timeout=seconds)": "await asyncio.sleep(seconds)"},
+        TUNING + "test_a_pool_that_fails_ends_early",
+    ),
+    Row(
+        "tune: the smallest that is fast enough",
+        SIZING,
+        {"NEAR = 0.95": "NEAR = 1"},
+        CHOOSING + "test_the_smallest_pool_that_is_fast_enough",
+    ),
+    Row(
+        "tune: the time of the wait for a connection",
+        SIZING,
+        {"it.rate and it.p99 <= target": "it.rate and it.p50 <= target"},
+        CHOOSING + "test_the_smallest_pool_that_is_fast_enough",
+    ),
+    Row(
+        "tune: no size that the service would refuse",
+        SIZING,
+        {"< concurrency:\n        #": "< 0:\n        #"},
+        CHOOSING + "test_what_was_measured_is_not_refused_by_the_service",
     ),
     Row(
         "fewer than ten logins of pods that start again with a wrong password",

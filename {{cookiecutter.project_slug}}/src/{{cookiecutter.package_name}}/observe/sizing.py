@@ -171,8 +171,8 @@ def advice(choice: Choice, limits: Limits, concurrency: int, target: float) -> l
         )
     if limits.backends is not None and size.connections >= limits.backends:
         sentences.append(
-            f"The pooler is the limit: it has {limits.backends} server connections for this login, however many "
-            "connections a service opens. More need a larger pool there: default_pool_size in PgBouncer, "
+            f"The pooler is the limit: its server connections for this login are {limits.backends}, however many "
+            "a service opens. More need a larger pool there: default_pool_size in PgBouncer, "
             "Pool Size in Supabase's dashboard."
         )
     elif size.cpu >= BUSY:
