@@ -52,7 +52,7 @@ async def test_a_pooler_that_is_smaller_than_the_pool_is_named_as_the_limit(
         )
     assert result.exit_code == 0, result.output
     assert "The pooler is the limit: its server connections for this login are 1," in result.output
-    assert "1 of the pooler" in page.read_text()
+    assert "the pooler has 1" in page.read_text()
 
 
 async def test_without_a_smaller_pooler_none_is_the_limit(

@@ -67,20 +67,20 @@ def draw(sizes: list[Size], choice: Choice, limits: Limits, target: float) -> st
         wait.yaxis.set_minor_locator(NullLocator())
         lines = {}
         if limits.free <= 2 * largest:
-            lines[limits.free] = "free in PostgreSQL"
+            lines[limits.free] = f"PostgreSQL has {limits.free} free"
         else:  # the line would leave the rest no room
-            words = f"{limits.free} are free in PostgreSQL \N{RIGHTWARDS ARROW}"
+            words = f"PostgreSQL has {limits.free} free \N{RIGHTWARDS ARROW}"
             _label(rate, (1, 0), words, LIMIT, xycoords="axes fraction", ha="right")
         if limits.backends:
-            lines[limits.backends] = "of the pooler"
+            lines[limits.backends] = f"the pooler has {limits.backends}"
         for at, words in lines.items():
             for axes in (rate, wait):
                 axes.axvline(at, color=LIMIT, lw=1.5, ls="--")
-            _label(rate, (at, 0), f"{at} {words}", LIMIT, rotation=90)
+            _label(rate, (at, 0), words, LIMIT, rotation=90)
         best = choice.best.rate
         _label(rate, (1, NEAR * best), "within 5 % of the best", FAINT, va="top")
         _label(rate, (chosen, 1.06 * best), f"{chosen}", CHOSEN, weight="bold", size=13)
-        _label(wait, (largest, target), f"target: {milliseconds(target)}", LIMIT, ha="right")
+        _label(wait, (1, target), f"target: {milliseconds(target)}", LIMIT)
         ticks = _apart([size.connections for size in sizes], chosen)
         wait.set_xticks(ticks, [str(number) for number in ticks])
         wait.set_xticks([], minor=True)
