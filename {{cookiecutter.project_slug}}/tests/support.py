@@ -50,14 +50,10 @@ class Database:
 async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connection]:
     """A connection without SQLAlchemy, for looking at what the service did."""
     target = parse_url(url)
+    where = target.url.translate_connect_args(username="user") | target.connect_args
     connection = await asyncpg.connect(
-        host=target.url.host,
-        port=target.url.port,
-        user=target.url.username,
-        password=target.url.password,
-        database=target.url.database,
         # 10 s: a lock that the service forgot fails the test, rather than never letting it end.
-        **{"statement_cache_size": 0, "command_timeout": 10, **target.connect_args, **arguments},
+        **{"statement_cache_size": 0, "command_timeout": 10, **where, **arguments},
     )
     try:
         yield connection
@@ -79,8 +75,8 @@ async def make_engine(settings: Settings, database: Database) -> AsyncIterator[A
 
 
 def work_in(app: FastAPI, schema: str) -> None:
-    """Let the application have its tables in a schema of their own."""
-    tables = {None: schema}
+    """Let the application have its tables, and those of `scratch`, in a schema of their own."""
+    tables = {None: schema, "scratch": schema}
 
     def write(connection: HTTPConnection) -> Sessions:
         engine: AsyncEngine = connection.state.engine

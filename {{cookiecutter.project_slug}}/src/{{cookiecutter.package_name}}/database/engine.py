@@ -12,7 +12,8 @@ prepared statements are off:
 """
 
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -79,10 +80,19 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     return engine
 
 
+@asynccontextmanager
+async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """Make the engine, and dispose of it. Its connections can't be used in another event loop."""
+    engine = create_engine(settings)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
 def log_engine(engine: AsyncEngine, settings: Settings) -> None:
     """Say once, without secrets, what this process connects with."""
     target = settings.database_url
-    tls = target.connect_args.get("ssl", "prefer")
     pool = {
         name.removeprefix("database_"): value
         for name, value in settings.model_dump().items()
@@ -92,7 +102,7 @@ def log_engine(engine: AsyncEngine, settings: Settings) -> None:
         "database engine",
         url=str(target),
         ignored_url_parameters=target.ignored,
-        tls=tls if isinstance(tls, str) else "verified",
+        tls=target.tls,
         **pool,
     )
 

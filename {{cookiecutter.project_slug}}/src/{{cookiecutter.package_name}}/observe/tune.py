@@ -6,8 +6,7 @@ What runs is the service's own engine with its own settings, but for the size of
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -21,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.database.engine import open_engine
 from {{ cookiecutter.package_name }}.observe.load import (
     BACKEND,
     PATIENCE,
@@ -145,14 +144,9 @@ class Tuning:
                 if not self.console.is_terminal:
                     self.console.print(f"{_connections(size)}: {trial.rate:,.0f} requests/s")
 
-    @asynccontextmanager
-    async def _engine(self, size: int) -> AsyncIterator[AsyncEngine]:
+    def _engine(self, size: int) -> AbstractAsyncContextManager[AsyncEngine]:
         pool = {"database_pool": "queue", "database_pool_size": size, "database_max_overflow": 0}
-        engine = create_engine(self.settings.model_copy(update=pool))
-        try:
-            yield engine
-        finally:
-            await engine.dispose()
+        return open_engine(self.settings.model_copy(update=pool))
 
     async def _look(self) -> int:
         """Try the statement with one connection, and time it; connections that PostgreSQL has free."""

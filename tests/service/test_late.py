@@ -10,7 +10,7 @@ from httpx import AsyncClient, RemoteProtocolError
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.api.late import FAILURES, VALUE
+from tests.service.late import FAILURES, VALUE
 from tests.support import ROOT, Database, Served, connect, served
 
 # What a request is answered with, before anything has been sent.
@@ -55,7 +55,7 @@ async def test_a_late_failure_is_logged_like_any_other_and_without_values(
     """`DETAIL: Key (email)=(alice@example.com)` stood in the traceback of a background task."""
     path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     env = {"LOG_FORMAT": log_format, "PYTHONPATH": path}
-    async with served(database.pooler_url, tmp_path, module="tests.api.late", **env) as service:
+    async with served(database.pooler_url, tmp_path, module="tests.service.late", **env) as service:
         for failure in FAILURES:
             assert await _ask(service, f"/background/{failure}") == 200
             assert await _ask(service, f"/stream/{failure}") in (0, 200)

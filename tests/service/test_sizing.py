@@ -2,7 +2,7 @@
 
 import pytest
 
-from {{ cookiecutter.package_name }}.observe.sizing import (
+from orders_api.observe.sizing import (
     Choice,
     Limits,
     Size,
