@@ -89,6 +89,11 @@ def create_app() -> FastAPI:
         await websocket.accept()
         await _fail(sessions, failure)
 
+    @app.websocket("/told-socket/{failure}")
+    async def told_socket(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
+        await websocket.accept()
+        await told(failure, sessions)
+
     @app.websocket("/early/{failure}")
     async def early(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
         await _fail(sessions, failure)

@@ -14,15 +14,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import trustme
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orders_api.database import connect as connecting
-from orders_api.database import login
 from orders_api.database.connect import CantConnectError
 from orders_api.database.engine import create_engine
 from orders_api.database.failures import Failure, classify
+from orders_api.database.login import refuse_wrong_login
 from orders_api.settings import Settings
 
 from tests.pooler.proxy import Proxy, counted
@@ -134,7 +134,10 @@ async def test_a_password_that_is_refused_once_is_tried_again(
     """Supavisor does so after a rotation, from its cache: the service goes on by itself."""
     monkeypatch.setattr(connecting, "SECOND_TRY", 0.5)
     async with _engine(settings, rotated.url) as engine, _load(engine) as outcomes:
-        await asyncio.sleep(0.3)
+        opened: list[object] = []
+        event.listen(engine.sync_engine, "connect", lambda *it: opened.append(it))
+        while len(opened) < 10:  # of two logins that are under way, both would be wrong
+            await asyncio.sleep(0.01)
         await rotated.password("not known here yet")
         await rotated.disconnect()
         while Failure.LOGIN not in outcomes:
@@ -151,23 +154,39 @@ async def test_a_password_that_is_refused_once_is_tried_again(
 async def test_a_command_tries_a_refused_password_once_more(
     settings: Settings, rotated: Rotated, monkeypatch: pytest.MonkeyPatch, migrations: bool
 ) -> None:
-    """As for the running service: Supavisor refuses a new password once."""
-    monkeypatch.setattr(connecting, "SECOND_TRY", 0.1)
-    monkeypatch.setattr(login, "SECOND_TRY", 0.5)
+    """As the running service does: Supavisor refuses a new password once."""
+    monkeypatch.setattr(connecting, "SECOND_TRY", 0.5)
     urls = {"database_url": rotated.url, "database_migration_url": rotated.url}
     starting = Settings.model_validate(settings.model_dump() | urls)
     await rotated.password("new")
-    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
-    with pytest.raises(SystemExit, match=f"^{variable} can't be used"):
-        await login.refuse_wrong_login(starting, migrations=migrations)
-    assert rotated.proxy.refused == 2
-
-    check = asyncio.create_task(login.refuse_wrong_login(starting, migrations=migrations))
-    while rotated.proxy.refused < 3:
+    check = asyncio.create_task(refuse_wrong_login(starting, migrations=migrations))
+    while rotated.proxy.refused < 1:
         await asyncio.sleep(0.01)
     await rotated.password("old")
     await check
-    assert rotated.proxy.refused == 3
+    assert rotated.proxy.refused == 1
+
+    await rotated.password("new")
+    variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
+    with pytest.raises(SystemExit, match=f"^{variable} can't be used"):
+        await refuse_wrong_login(starting, migrations=migrations)
+    assert rotated.proxy.refused == 2
+
+
+async def test_two_engines_of_one_process_send_no_more_than_one(
+    settings: Settings, rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supavisor counts by address, whatever a service has its engines for."""
+    monkeypatch.setattr(connecting, "SECOND_TRY", 0.1)
+    await rotated.password("new")
+    async with (
+        _engine(settings, rotated.url) as one,
+        _engine(settings, rotated.url) as two,
+        _load(one),
+        _load(two),
+    ):
+        await asyncio.sleep(0.5)
+    assert rotated.proxy.refused == 2
 
 
 async def test_connections_are_opened_together_once_a_login_has_succeeded(

@@ -114,13 +114,18 @@ async def serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
         await task
 
 
+@dataclass(frozen=True)
 class Served:
-    """A service in a process of its own; `output` is complete once it has ended."""
+    """A service in a process of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: AsyncClient) -> None:
-        self.process = process
-        self.client = client
-        self.output = ""
+    process: asyncio.subprocess.Process
+    client: AsyncClient
+    log: Path
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
 
 
 @asynccontextmanager
@@ -134,25 +139,25 @@ async def served(
     """Run a module's `serve` as a process, in a folder away from any `.env` file, for a minute at
     most."""
     port = str(free_port())
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
-        cwd=folder,
-        env=os.environ | {"DATABASE_URL": url} | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    log = folder / f"{port}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
+            cwd=folder,
+            env=os.environ | {"DATABASE_URL": url} | env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(60):
-        served = Served(process, client)
-        output = asyncio.create_task(process.communicate())
         try:
             while not await _answers(client):
-                assert process.returncode is None
+                assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.05)
-            yield served
+            yield Served(process, client, log)
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-            served.output = (await output)[0].decode()
+            await process.wait()
 
 
 async def _answers(client: AsyncClient) -> bool:

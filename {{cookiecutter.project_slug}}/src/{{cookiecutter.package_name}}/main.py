@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_engine(settings) as engine:
-            log_engine(engine, settings)
+            log_engine(settings)
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),

@@ -249,7 +249,9 @@ async def test_json_is_changed_in_place(client: AsyncClient) -> None:
     notes = {str(page): "torn" for page in range(1, 9)}
     assert (await client.get("/test/books/loans")).json() == [loan | {"notes": notes}]
     assert (await client.put(f"{path}/9", json={"text": "\0"})).status_code == 422
-    assert (await client.put("/test/books/loans/999999/notes/1", json={"text": "a"})).status_code == 404
+    assert (
+        await client.put("/test/books/loans/999999/notes/1", json={"text": "a"})
+    ).status_code == 404
 
 
 async def test_who_is_asking_is_known_and_holds_no_connection(
@@ -277,7 +279,9 @@ async def test_who_is_asking_is_known_and_holds_no_connection(
 async def test_a_background_task_stores_what_it_writes(client: AsyncClient) -> None:
     book = await _create(client, "a")
     for _ in range(2):  # the second fails, and the server closes its connection
-        copied = await client.post(f"/test/books/{book['id']}/copy", headers={"Connection": "close"})
+        copied = await client.post(
+            f"/test/books/{book['id']}/copy", headers={"Connection": "close"}
+        )
         assert copied.status_code == 202
     async with asyncio.timeout(5):
         while await _titles(client) != ["a", "Copy of a"]:

@@ -1,5 +1,6 @@
 """The commands: what they log, what they refuse, and that none tells the password."""
 
+import asyncio
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 from {{ cookiecutter.package_name }} import cli, logs
 from {{ cookiecutter.package_name }}.web.limits import LONGEST
 
-from tests.support import ROOT, Database, connect, served, server_connections
+from tests.support import ROOT, Database, served
 
 MODULE = [sys.executable, "-m", "{{ cookiecutter.package_name }}"]
 
@@ -54,23 +55,21 @@ async def test_workers_have_pools_of_their_own_and_one_log(
     """Of JSON, with request ids. And `/metrics` adds up what all of them have served."""
     request_id = "0123456789abcdef0123456789abcdef"
     headers = {"X-Request-ID": request_id}
-    url = f"{database.url}{'&' if '?' in database.url else '?'}application_name=workers"
-    asked = 0
-    async with (
-        connect(database.url) as direct,
-        served(url, tmp_path, "--workers", "2", DATABASE_POOL_SIZE="7") as service,
-    ):
-        while await server_connections(direct, "application_name = 'workers'") < 2:
-            asked += 1  # on a connection of its own, so that either worker may get it
+    async with served(
+        database.pooler_url, tmp_path, "--workers", "2", DATABASE_POOL_SIZE="7"
+    ) as service:
+        while service.output.count("database engine") < 2:
+            await asyncio.sleep(0.05)
+        for _ in range(20):  # each on a connection of its own, which either worker may take
             async with AsyncClient(base_url=service.client.base_url, headers=headers) as client:
                 assert (await client.get("/readyz")).headers["x-request-id"] == request_id
         metrics = (await service.client.get("/metrics")).text
     assert service.process.returncode == 0
-    assert 'handler="/readyz",method="GET",status="2xx"} ' + f"{asked}.0" in metrics
+    assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
     lines = [json.loads(line) for line in service.output.splitlines()]
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7, 7]
     access = [line for line in lines if "GET /readyz" in line["event"]]
-    assert [line["request_id"] for line in access] == [request_id] * asked
+    assert [line["request_id"] for line in access] == [request_id] * 20
 
 
 async def test_serve_says_once_why_it_cant_connect_and_goes_on(tmp_path: Path) -> None:

@@ -56,9 +56,7 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     """Log what a database answered, or why it did not; which kind of failure it is."""
     failure = classify(error)
     cause = getattr(error, "driver_exception", None) or error
-    place = {}
-    if isinstance(cause, CantConnectError):
-        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
+    place = dict(vars(cause)) if isinstance(cause, CantConnectError) else {}
     if getattr(cause, "sqlstate", None) in _NOT_MIGRATED:
         place["hint"] = "an old schema? run {{ cookiecutter.project_slug }} migrate"
     log.warning(
