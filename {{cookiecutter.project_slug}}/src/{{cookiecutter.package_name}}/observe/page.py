@@ -7,7 +7,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,9 +22,7 @@ from {{ cookiecutter.package_name }}.observe.sizing import (
     cells,
     milliseconds,
 )
-
-if TYPE_CHECKING:
-    from {{ cookiecutter.package_name }}.observe.tune import Tuning
+from {{ cookiecutter.package_name }}.observe.tune import Tuning
 
 # The page's colours, light and dark. In the drawing each has a colour that means it, since an SVG in a
 # page can ask for the page's own.
@@ -122,7 +120,7 @@ def _apart(numbers: list[int], chosen: int) -> list[int]:
     return sorted(kept)
 
 
-def write(path: Path, tuning: "Tuning", choice: Choice, sentences: list[str], command: str) -> None:
+def write(path: Path, tuning: Tuning, choice: Choice, sentences: list[str], command: str) -> None:
     """Write the page. It needs no network, and whoever opens it no Python."""
     rows = "\n".join(
         f"<tr{' class=chosen' * (size == choice.size)}>"
