@@ -124,7 +124,7 @@ async def test_a_wrong_password_is_sent_once_and_told(
     async with counted(database.url) as (proxy, url):
         wrong = make_url(url).set(password="marked-secret").render_as_string(hide_password=False)
         result = await run_tune(wrong, "--hold", "5ms", "--no-page")
-    assert "DATABASE_URL can't be used: password authentication failed" in str(result.exception)
+    assert "password authentication failed" in str(result.exception)
     assert "marked-secret" not in str(result.exception) + result.output
     assert proxy.refused == 1
 

@@ -14,9 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.base import Base
-from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 from {{ cookiecutter.package_name }}.database.sql import only_reads
+from {{ cookiecutter.package_name }}.observe.advice import explain as look_up
 from {{ cookiecutter.package_name }}.observe.sizing import Trial, milliseconds
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -170,28 +170,14 @@ async def measure(load: Load, work: Work, seconds: float, failures: list[str]) -
 
 def explain(error: SQLAlchemyError) -> str:
     """What went wrong, and what to do, without a full stop."""
-    failure = classify(error)
-    cause = getattr(error, "driver_exception", None) or error
-    told = (getattr(cause, "message", None) or str(cause)).partition("\n")[0].rstrip(".")
-    sqlstate = getattr(cause, "sqlstate", None)
-    if isinstance(cause, TimeoutError):
-        told = "no answer within DATABASE_COMMAND_TIMEOUT"
-    if failure is Failure.LOGIN:
+    found = look_up(error)
+    told = found.observed.partition("\n")[0].rstrip(".")
+    if found.values["sqlstate"] == "25006":
         return (
-            f"DATABASE_URL can't be used: {told}. Check the user, the password and the database, and do not try "
-            "again and again"
+            f"the statement writes ({told}), and it would run thousands of times. Time the transaction "
+            "that it belongs to, and give that instead: --hold 8ms"
         )
-    if sqlstate == "25006":
-        return (
-            f"the statement writes ({told}), and it would run thousands of times. Time the transaction that it "
-            "belongs to, and give that instead: --hold 8ms"
-        )
-    if failure is Failure.UNAVAILABLE:
-        return (
-            f"the database, or the pooler before it, does not serve: {told}. See docs/operations.md"
-        )
-    perhaps = ", perhaps for want of a migration" if sqlstate in ("42P01", "42703") else ""
-    return f"the statement fails{perhaps}: {told}"
+    return f"{told}: {found.advice}"
 
 
 def _seconds(option: str, value: str) -> float:
