@@ -180,6 +180,14 @@ async def test_without_the_chart_library_the_command_that_brings_it_is_told(
     assert "`uv run --group tune " in str(result.exception)
 
 
+async def test_without_a_pool_there_is_no_size(
+    database: Database, run_tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_POOL", "null")
+    result = await run_tune(database.pooler_url, "--hold", "5ms", "--no-page")
+    assert "there is no size to find" in str(result.exception)
+
+
 async def test_ctrl_c_keeps_what_was_learnt(database: Database, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     options = ("--hold", "5ms", "--concurrency", "8", "--seconds", "0.05", "--page", str(page))

@@ -271,6 +271,8 @@ def run(
         if not os.access(page.parent, os.W_OK) or page.is_dir():
             raise SystemExit(f"{page} can't be written: choose another --page, or --no-page.")
     settings = load_settings()
+    if settings.database_pool == "null":
+        raise SystemExit("DATABASE_POOL=null keeps no connections, so there is no size to find.")
     load = make_load(settings, sql, hold, concurrency, target_p99, max_pool, seconds)
     console = Console(highlight=False, markup=False, emoji=False)
     tuning = Tuning(settings, load, console)
