@@ -30,6 +30,9 @@ DOCTOR = "src/{package}/observe/doctor.py"
 POOLER = "src/{package}/observe/pooler.py"
 METRICS = "src/{package}/database/metrics.py"
 REQUESTS = "src/{package}/web/requests.py"
+TUNE = "src/{package}/observe/tune.py"
+LOAD = "src/{package}/observe/load.py"
+SIZING = "src/{package}/observe/sizing.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -57,6 +60,9 @@ STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
 MIGRATIONS = "tests/migrations/test_migrations.py::"
+TUNED = "tests/pooler/test_tune.py::"
+TUNING = "tests/service/test_tune.py::"
+CHOOSING = "tests/service/test_sizing.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -1529,6 +1535,72 @@ ROWS = [
         ".env.example",
         {"#POOLER_CLIENT_LIMIT=200": "#POOLER_CLIENT_LIMIT=171"},
         KUBERNETES + "test_the_connections_stay_below_the_poolers_client_limit",
+    ),
+    Row(
+        "tune: a pooler that is smaller than the pool",
+        TUNE,
+        {"backends = held if held < most else None": "backends = None"},
+        TUNED + "test_a_pooler_that_is_smaller_than_the_pool_is_named_as_the_limit",
+    ),
+    Row(
+        "tune: a pooler in session mode",
+        TUNE,
+        {"if keeps or failure:": "if failure:"},
+        TUNING + "test_a_session_mode_pooler_bounds_the_sizes",
+    ),
+    Row(
+        "tune: no more connections than there are free",
+        TUNE,
+        {'"PostgreSQL has no more free": free': '"PostgreSQL has no more free": 10_000'},
+        TUNING + "test_no_more_connections_than_postgresql_has_free",
+    ),
+    Row(
+        "tune: connections that others use",
+        TUNE,
+        {"datid IS NOT NULL AND usesysid IS NOT NULL": "datid IS NULL AND usesysid IS NOT NULL"},
+        TUNING + "test_connections_of_others_are_not_free",
+    ),
+    Row(
+        "tune: no statement that writes",
+        TUNE,
+        {'text("SET TRANSACTION READ ONLY")': 'text("SELECT 1")'},
+        TUNING + "test_a_statement_that_writes_is_refused",
+    ),
+    Row(
+        "tune: what was learnt before Ctrl-C",
+        TUNE,
+        {"except KeyboardInterrupt:": "except ZeroDivisionError:"},
+        TUNING + "test_ctrl_c_keeps_what_was_learnt",
+    ),
+    Row(
+        "tune: requests that take turns",
+        LOAD,
+        {"            await asyncio.sleep(0)\n            if now": "            if now"},
+        TUNING + "test_requests_take_turns",
+    ),
+    Row(
+        "tune: an early end of what fails",
+        LOAD,
+        {"await asyncio.wait(clients, timeout=seconds)": "await asyncio.sleep(seconds)"},
+        TUNING + "test_a_pool_that_fails_ends_early",
+    ),
+    Row(
+        "tune: the smallest that is fast enough",
+        SIZING,
+        {"NEAR = 0.95": "NEAR = 1"},
+        CHOOSING + "test_the_smallest_pool_that_is_fast_enough",
+    ),
+    Row(
+        "tune: the time of the wait for a connection",
+        SIZING,
+        {"it.rate and it.p99 <= target": "it.rate and it.p50 <= target"},
+        CHOOSING + "test_the_smallest_pool_that_is_fast_enough",
+    ),
+    Row(
+        "tune: no size that the service would refuse",
+        SIZING,
+        {"< concurrency:\n        #": "< 0:\n        #"},
+        CHOOSING + "test_what_was_measured_is_not_refused_by_the_service",
     ),
     Row(
         "fewer than ten logins of pods that start again with a wrong password",

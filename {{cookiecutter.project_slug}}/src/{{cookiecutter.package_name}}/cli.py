@@ -5,6 +5,7 @@ Each imports what it needs by itself: nobody waits for FastAPI to read a `--help
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -106,6 +107,30 @@ def migrate(
         command.upgrade(config, "head")
     except CommandError as error:
         raise SystemExit(f"The migration failed: {error}") from None
+
+
+@main.command()
+def tune(
+    sql: Annotated[
+        str | None, typer.Option(help="A statement that reads. By default, one row of a table.")
+    ] = None,
+    hold: Annotated[
+        str | None, typer.Option(help="Instead of it, a transaction held for so long: 50ms.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 50,
+    target_p99: Annotated[str, typer.Option(help="What 99 % may take, with the wait.")] = "100ms",
+    max_pool: Annotated[int | None, typer.Option(help="Try no larger pool.", min=1)] = None,
+    seconds: Annotated[float, typer.Option(help="Of each of many trials.", min=0.05)] = 1,
+    page: Annotated[Path, typer.Option(help="The page with the chart.")] = Path("tune.html"),
+    no_page: Annotated[bool, typer.Option("--no-page", help="Figures alone.")] = False,
+) -> None:
+    """Try sizes of the pool under load, and say which to set."""
+    import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
+    from {{ cookiecutter.package_name }}.observe import tune
+
+    written = None if no_page else page
+    command = shlex.join([str(main.info.name), *sys.argv[1:]])
+    sys.exit(tune.run(sql, hold, concurrency, target_p99, max_pool, seconds, written, command))
 
 
 @main.command()

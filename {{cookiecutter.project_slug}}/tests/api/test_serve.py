@@ -137,7 +137,7 @@ def test_help_is_there_at_once_and_does_not_tell_the_password() -> None:
         "from {{ cookiecutter.package_name }}.cli import main\n"
         "print(*sys.modules)\n"
         "from typer.testing import CliRunner\n"
-        "for command in ([], ['serve'], ['migrate']):\n"
+        "for command in ([], ['serve'], ['migrate'], ['tune']):\n"
         "    print(CliRunner().invoke(main, [*command, '--help'], catch_exceptions=False).output)\n"
     )
     result = subprocess.run(
@@ -149,6 +149,7 @@ def test_help_is_there_at_once_and_does_not_tell_the_password() -> None:
     )
     modules, _, told = result.stdout.partition("\n")
     assert "Address to listen on." in told and "For migrations/env.py" in told
+    assert "Try no larger pool." in told
     assert "marked-secret" not in told
     imported = {name.partition(".")[0] for name in modules.split()}
     assert not imported & {"alembic", "asyncpg", "fastapi", "pydantic", "sqlalchemy", "uvicorn"}
