@@ -22,7 +22,7 @@ from {{ cookiecutter.package_name }}.logs import configure_logging
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
-from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
+from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers, problems
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
 # what passes is in every line of the log.
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
         redirect_slashes=False,
+        responses=problems("4XX", "5XX"),
     )
     install_problem_handlers(app)
     # The last that is added sees a request first: what is refused costs no more than an id.
