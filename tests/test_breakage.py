@@ -902,6 +902,12 @@ ROWS = [
         HOSTILE + "test_hostile_json_is_a_short_problem",
     ),
     Row(
+        "no worker without its parent",
+        MAIN,
+        {"parent := multiprocessing.parent_process()": "parent := None"},
+        SERVE + "test_workers_end_when_their_parent_is_killed",
+    ),
+    Row(
         "every method of the path in a 405",
         PROBLEMS,
         {"if error.status_code == 405": "if False"},

@@ -174,8 +174,11 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
         assert re.search(
             rf"database engine .* pool_size=10 .*@127.0.0.1:{port}$", log.read_text(), re.MULTILINE
         )
+        url = url_of(log, "PostgreSQL")
+        assert f"The API:    {running.base_url}/docs" in log.read_text()
     with dev(project, log) as running:
         assert running.request("/items")[1]["items"][0]["name"] == "kept"
+        assert url_of(log, "PostgreSQL") == url  # which a shell has exported
     assert (project.path / ".gitignore").read_text().count("/.devstack/") == 1
 
 

@@ -28,6 +28,7 @@ def postgres(data: Path | None = None) -> Iterator[str]:
     with TemporaryDirectory() as scratch, locked(data) if data else nullcontext() as lock:
         home = data.resolve() if data else Path(scratch)
         password = prepare(programs, home, Path(scratch), lock)
+        used = home / "cluster" / "devstack.port"
         program = [str(programs / "postgres"), "-D", str(home / "cluster")]
         advice = f"\nIf {home} can't be used any more, delete it: its rows are lost then."
         with server(
@@ -37,7 +38,9 @@ def postgres(data: Path | None = None) -> Iterator[str]:
             stop=signal.SIGINT if data else signal.SIGQUIT,  # without a last write to the disk
             lock=lock,
             advice=advice if data else "",
+            before=int(used.read_text() or 0) if used.exists() else 0,
         ) as port:
+            used.write_text(str(port))  # so that what a shell has exported holds for the next one
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 

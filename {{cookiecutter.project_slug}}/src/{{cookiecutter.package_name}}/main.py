@@ -1,10 +1,15 @@
 """The application: what it is made of, and what it opens and closes."""
 
 import gc
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -29,6 +34,12 @@ from {{ cookiecutter.package_name }}.web.problems import install_problem_handler
 REQUEST_ID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
+def _end_after(parent: BaseProcess) -> None:
+    """Whoever was killed can't end its workers: they would serve on, and keep the port."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application. Without `settings`, as uvicorn calls it, read the environment and log."""
     if settings is None:
@@ -37,6 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # What is imported by now stays for good. The garbage collector would look through it whenever a
         # thousand requests come at once, for 80 ms in which nobody is answered.
         gc.freeze()
+        if parent := multiprocessing.parent_process():  # one of several workers, or `dev`
+            Thread(target=_end_after, args=(parent,), daemon=True).start()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -61,6 +62,32 @@ async def test_workers_have_pools_of_their_own_and_metrics_together(
     assert service.process.returncode == 0
     assert service.output.count('"database engine"') == 2
     assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
+
+
+async def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+    """They would serve on, and keep the port from whoever starts in its place."""
+    process = await asyncio.create_subprocess_exec(
+        *(*SERVE, "--workers", "2", "--port", "0"),
+        cwd=tmp_path,
+        env=os.environ | {"DATABASE_URL": database.pooler_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout
+    try:
+        async with asyncio.timeout(30):
+            for _ in range(2):
+                while b"startup complete" not in await process.stdout.readline():
+                    pass
+        process.kill()
+        async with asyncio.timeout(10):
+            told = await process.stdout.read()  # until nobody has it open
+        assert told.count(b"Application shutdown complete") == 2
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 async def test_the_password_is_nowhere(tmp_path: Path) -> None:
