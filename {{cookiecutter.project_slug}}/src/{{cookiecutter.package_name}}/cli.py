@@ -27,7 +27,7 @@ KEEP_ALIVE = 75
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
-    help="{{ cookiecutter.description }}",
+    help="{{ cookiecutter.description | trim }}",
     no_args_is_help=True,
     add_completion=False,
     # A traceback with local variables would show the password.

@@ -65,8 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await engine.dispose()
 
     app = FastAPI(
-        title="{{ cookiecutter.project_name }}",
-        description="{{ cookiecutter.description }}",
+        title="{{ cookiecutter.project_name | trim }}",
+        description="{{ cookiecutter.description | trim }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
         # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
