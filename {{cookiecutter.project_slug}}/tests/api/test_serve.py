@@ -14,14 +14,13 @@ from urllib.parse import quote
 
 import pytest
 import uvicorn
-from httpx import AsyncClient
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from {{ cookiecutter.package_name }} import cli, logs
 from {{ cookiecutter.package_name }}.web.limits import LONGEST
 
-from tests.support import ROOT, Database, served
+from tests.support import ROOT, Database, new_client, served
 
 PYTHON = [sys.executable, "-m"]
 SERVE = [*PYTHON, "{{ cookiecutter.package_name }}", "serve"]
@@ -56,7 +55,7 @@ async def test_workers_have_pools_of_their_own_and_metrics_together(
 ) -> None:
     async with served(database.pooler_url, tmp_path, "--workers", "2") as service:
         for _ in range(20):  # each on a connection of its own, so that both workers get some
-            async with AsyncClient(base_url=service.client.base_url) as client:
+            async with new_client(service.client.base_url) as client:
                 assert (await client.get("/readyz")).status_code == 200
         metrics = (await service.client.get("/metrics")).text
     assert service.process.returncode == 0
