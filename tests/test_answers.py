@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, Project, bake
+from conftest import TEMPLATE, Project, bake, environment
 from cookiecutter.exceptions import FailedHookException, OutputDirExistsException
 from jinja2.exceptions import UndefinedError
 
@@ -151,6 +151,16 @@ def test_blanks_and_a_full_stop_are_taken_away(tmp_path: Path, service: Project)
     subprocess.run(ruff, cwd=project.path, check=True)
     assert "Takes orders. Owned by @acme/orders." in (project.path / "README.md").read_text()
     assert (project.path / ".github/CODEOWNERS").read_text().endswith("* @acme/orders\n")
+
+
+def test_brackets_in_a_description_are_no_markup(tmp_path: Path, service: Project) -> None:
+    project = bake(tmp_path, description="Takes [/all] orders")
+    told = subprocess.check_output(
+        [service.python, "-m", project.package, "--help"],
+        env=environment(PYTHONPATH=str(project.path / "src")),
+        text=True,
+    )
+    assert "Takes [/all] orders" in told
 
 
 def test_an_old_python_is_told_so() -> None:

@@ -323,7 +323,15 @@ def test_what_another_user_has_made_is_told(service: Project) -> None:
             check=False,
         )
         Path(name).chmod(0o755)
-    assert re.search(rf"Permission denied.*`chown -R \w+ {name}/.devstack` as root", result.stderr)
+    assert re.search(rf"Permission denied.*`chown -R \w+ {name}` as root", result.stderr)
+
+
+def test_a_cache_that_is_not_ours_fails_no_test(service: Project, copied: Project) -> None:
+    """After one run as root, or in a folder that is read-only."""
+    (copied.path / ".pytest_cache").write_text("")
+    command = [service.python, "-m", "pytest", "-n0", "tests/unit/test_settings.py"]
+    env = environment(PYTHONPATH=str(copied.path / "src"))
+    subprocess.run(command, cwd=copied.path, env=env, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

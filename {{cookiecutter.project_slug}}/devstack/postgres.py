@@ -124,7 +124,8 @@ def unusable(home: Path, error: OSError) -> DevstackError:
     if not home.exists():
         told += f" The database is to be kept there: make {home.parent} writable."
     elif isinstance(error, PermissionError):
-        yours = f"`chown -R {getpass.getuser()} {home}`"
+        # All of it: pytest, mypy and ruff have their caches beside.
+        yours = f"`chown -R {getpass.getuser()} {home.parent}`"
         told += f" If root has run this before, {yours} as root makes it yours, with its rows."
     else:
         told += f" Move {home} away, or delete it: its rows are lost then."
