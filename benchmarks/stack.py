@@ -6,7 +6,6 @@ benchmark ends.
 
 import argparse
 import json
-import os
 import platform
 import resource
 import signal
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from baking import bake, environment
 
 HERE = Path(__file__).resolve().parent
 SERVICES = HERE / "services"
@@ -59,15 +59,6 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """The environment for a generated project: the same Python, and none of its settings."""
-    # VIRTUAL_ENV names the template's environment; with PYTHONDONTWRITEBYTECODE, which some machines
-    # set, every process compiles every module again.
-    hidden = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "DATABASE_", "LOG_")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-    return inherited | {"UV_PYTHON": sys.executable, "LOG_LEVEL": "warning"} | variables
-
-
 @dataclass(frozen=True)
 class Project:
     """A baked project with its environment."""
@@ -101,22 +92,9 @@ def project(given: Path | None) -> Iterator[Project]:
             yield Project(given.resolve(), scratch)
             return
         print("Baking the template ...", file=sys.stderr, flush=True)
-        yield Project(_bake(scratch), scratch)
-
-
-def _bake(folder: Path) -> Path:
-    # Here, for who only draws the report: it takes its time.
-    from cookiecutter.main import cookiecutter
-
-    config = folder / "cookiecutter.yaml"
-    config.write_text(f"replay_dir: {folder}/replay\ncookiecutters_dir: {folder}/cookiecutters\n")
-    baked = Path(
-        cookiecutter(
-            str(HERE.parent), no_input=True, output_dir=str(folder), config_file=str(config)
-        )
-    )
-    subprocess.run(["uv", "sync", "--quiet"], cwd=baked, env=environment(), check=True)
-    return baked
+        baked = bake(scratch)
+        subprocess.run(["uv", "sync", "--quiet"], cwd=baked, env=environment(), check=True)
+        yield Project(baked, scratch)
 
 
 @contextmanager
@@ -131,7 +109,7 @@ def process(
         child = subprocess.Popen(
             command,
             cwd=cwd,
-            env=environment(**variables),
+            env=environment(LOG_LEVEL="warning") | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if speaks else messages,
             stderr=messages,

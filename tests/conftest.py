@@ -4,19 +4,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import baking
 import pytest
-from cookiecutter.main import cookiecutter
+from baking import TEMPLATE, environment
 
 # A company's proxy can't reach what runs here.
 os.environ |= {name: f"127.0.0.1,{os.environ.get(name, '')}" for name in ("NO_PROXY", "no_proxy")}
 
-TEMPLATE = Path(__file__).resolve().parents[1]
+# Tests of a generated service that it does not need itself: they run in a copy of it.
+OWN_TESTS = TEMPLATE / "tests" / "service"
+collect_ignore = ["service"]
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,11 @@ class Project:
         ]
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """The environment for a generated project: not this one's, and the same Python."""
-    # VIRTUAL_ENV names the template's environment. Some machines set PYTHONDONTWRITEBYTECODE, with
-    # which every process compiles every module again: 4 seconds instead of 1 for each start.
-    hidden = {"VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"}
-    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
-    return inherited | {"UV_PYTHON": sys.executable} | variables
-
-
 def bake(folder: Path, **answers: str) -> Project:
     """Generate a project below `folder`, with the defaults for what `answers` leaves out."""
-    config = folder / "cookiecutter.yaml"
-    # Nothing of the user's own configuration, and no replay file in their home.
-    config.write_text(f"replay_dir: {folder}/replay\ncookiecutters_dir: {folder}/cookiecutters\n")
-    path = cookiecutter(
-        str(TEMPLATE),
-        no_input=True,
-        extra_context=answers,
-        output_dir=str(folder),
-        config_file=str(config),
-    )
-    [package] = [path.name for path in (Path(path) / "src").iterdir()]
-    return Project(Path(path), package)
+    path = baking.bake(folder, **answers)
+    [package] = [path.name for path in (path / "src").iterdir()]
+    return Project(path, package)
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +78,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def copied(service: Project, tmp_path: Path) -> Project:
-    """A copy of the service to change. It has no environment: see `run_copied`."""
+    """A copy of the service to change, with OWN_TESTS. It has no environment: see `run_copied`."""
     ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
     shutil.copytree(service.path, tmp_path / "copy", ignore=ignored)
+    shutil.copytree(OWN_TESTS, tmp_path / "copy" / "tests" / OWN_TESTS.name, ignore=ignored)
     return Project(tmp_path / "copy", service.package)
 
 
@@ -131,6 +116,14 @@ def devstack(service: Project, *settings: str) -> Iterator[dict[str, str]]:
         assert process.stdout
         yield json.loads(process.stdout.readline())
         process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def given(service: Project) -> Iterator[dict[str, str]]:
+    """Variables with which `run_copied` starts no servers: they run already, as the suite has its own."""
+    with devstack(service, "server_round_robin=1", "default_pool_size=3") as urls:
+        given = {f"GIVEN_{name.upper()}": url for name, url in urls.items()}
+        yield given | {"PYTEST_ADDOPTS": f"-p tests.{OWN_TESTS.name}.given_servers"}
 
 
 def query(service: Project, url: str, sql: str) -> set[tuple[str, ...]]:

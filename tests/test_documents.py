@@ -91,16 +91,51 @@ def test_variables_and_files_that_a_service_documents_exist(
                 assert any((room / name).exists() for room in rooms), f"{document}: {name}"
 
 
-def test_documented_code_passes_the_checks_of_a_service(service: Project, copied: Project) -> None:
-    """Whoever copies it has nothing to correct."""
+def test_parameters_of_a_connection_string_are_taken_as_documented(service: Project) -> None:
+    """Each of the table, and the table has each that the code knows."""
     program = (
-        "from pathlib import Path\n"
-        "from tests.documents import README, ROUTES, files\n"
-        "for path, code in files(ROUTES.read_text() + README.read_text()).items():\n"
-        "    Path(path).parent.mkdir(exist_ok=True)\n"
-        "    Path(path).write_text(code)\n"
+        "import re, sys\n"
+        f"from {service.package}.database.url import _PARAMETERS, _SYNONYMS, parse_url\n"
+        "rows = re.findall(r'^\\| (`\\S+=.*) \\| (obeyed|dropped|refused) \\|', sys.stdin.read(), re.M)\n"
+        "tried = [(it, told) for cell, told in rows for it in re.findall(r'`([^`]+)`', cell)]\n"
+        "for parameter, told in tried:\n"
+        "    try:\n"
+        "        dropped = parse_url(f'postgresql://u:p@h/d?{parameter}').ignored\n"
+        "        found = 'dropped' if dropped else 'obeyed'\n"
+        "    except ValueError as error:\n"
+        "        found = 'obeyed' if 'sslcert, sslkey' in str(error) else 'refused'\n"
+        "    assert found == told, (parameter, found)\n"
+        "names = {parameter.partition('=')[0] for parameter, _ in tried}\n"
+        "assert names == {*_PARAMETERS, *_SYNONYMS}, names ^ {*_PARAMETERS, *_SYNONYMS}\n"
     )
-    for arguments in (["-c", program], ["-m", "ruff", "check"], ["-m", "mypy"]):
+    text = (TEMPLATE / "docs" / "connection-strings.md").read_text()
+    result = subprocess.run(
+        [service.python, "-c", program], input=text, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# Each block of a recipe stands alone beside the second resource's: a file of routes for each.
+WRITE_BLOCKS = """
+from pathlib import Path
+from tests.documents import README, RECIPES, ROUTES, blocks, files
+
+routes = next(path for path in files() if path.endswith("/routes.py"))
+base = "\\n\\n".join(code for path, code in blocks(ROUTES) if path == routes)
+alone = [code for page in (RECIPES, README) for path, code in blocks(page) if path == routes]
+written = files() | {routes: base}
+for number, code in enumerate(alone):
+    written[routes.replace(".py", f"_{number}.py")] = f"{base}\\n\\n{code}"
+for path, code in written.items():
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(code)
+"""
+
+
+def test_documented_code_passes_the_checks_of_a_service(service: Project, copied: Project) -> None:
+    """Whoever copies a block has nothing to correct, and no import to look for."""
+    checks = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
+    for arguments in (["-c", WRITE_BLOCKS], *(["-m", *check] for check in checks)):
         result = subprocess.run(
             [service.python, *arguments],
             cwd=copied.path,
@@ -110,7 +145,7 @@ def test_documented_code_passes_the_checks_of_a_service(service: Project, copied
             check=False,
         )
         assert result.returncode == 0, result.stdout + result.stderr
-    assert (copied.path / "src" / copied.package / "books" / "routes.py").exists()
+    assert (copied.path / "src" / copied.package / "books" / "routes_9.py").exists()
 
 
 def test_no_document_tells_of_a_machine(root: Path) -> None:

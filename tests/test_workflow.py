@@ -1,6 +1,7 @@
 """The workflow of a generated service: linted, and its own steps run here on a generated service."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -173,6 +174,19 @@ def test_what_cannot_be_linted_says_why(
     revise(checkout, 2, upgrade or "pass")
     commit(checkout)
     result = checkout.run("poe", "lint-migrations", "--since", since)
+    assert result.returncode == 1
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("", "git is not installed"), (os.environ["PATH"], "needs `git init`")]
+)
+def test_without_git_the_lint_says_what_it_needs(service: Project, path: str, reason: str) -> None:
+    command = [service.python, "migrations/lint.py"]
+    result = subprocess.run(
+        command, cwd=service.path, env={"PATH": path}, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert reason in result.stderr
     assert "Traceback" not in result.stderr

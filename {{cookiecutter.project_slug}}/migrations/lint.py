@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alembic import command
+from alembic.command import upgrade
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 
@@ -22,17 +22,16 @@ ROOT = Path(__file__).parents[1]
 
 def new_revisions(since: str) -> list[Script]:
     """The revisions whose files the commit `since` does not have, oldest first."""
-    listed = subprocess.run(
-        ["git", "ls-tree", "-r", "--name-only", since, "migrations/versions"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "ls-tree", "-r", "--name-only", since, "migrations/versions"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise SystemExit("git is not installed: it knows which revisions are new.") from None
     if listed.returncode != 0:
         raise SystemExit(
             f"There is no commit {since!r} to compare with: fetch it, or name another with "
-            f"--since: HEAD, for what is not committed. (git: {listed.stderr.strip()})"
+            "--since: HEAD, for what is not committed. A new folder needs `git init` and a first "
+            f"commit. (git: {listed.stderr.strip()})"
         )
     merged = {ROOT / name for name in listed.stdout.splitlines()}
     scripts = ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))
@@ -46,7 +45,7 @@ def as_sql(revision: Script) -> str:
     before = f"{revision.down_revision}:" if revision.down_revision else ""
     config = Config(toml_file=ROOT / "pyproject.toml", output_buffer=printed)
     try:
-        command.upgrade(config, before + revision.revision, sql=True)
+        upgrade(config, before + revision.revision, sql=True)
     except Exception as error:
         raise SystemExit(
             f"{Path(revision.path).name} can't be printed as SQL: {error}. What it reads from the "
@@ -69,7 +68,7 @@ def main() -> int:
                 file.write_text(as_sql(revision))
                 files.append(file.name)
         if not files:
-            print(f"No revision is newer than {since}.")
+            print(f"Nothing to lint: {since} has all that is in migrations/versions.")
             return 0
         squawk = ["squawk", "--config", str(ROOT / ".squawk.toml"), *files]
         return subprocess.run(squawk, cwd=folder, check=False).returncode

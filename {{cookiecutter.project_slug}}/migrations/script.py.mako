@@ -4,11 +4,11 @@ Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
 """
 
-import sqlalchemy as sa
+${"import sqlalchemy as sa" if "sa." in (upgrades or "") + (downgrades or "") else ""}
 from alembic import op
-${imports if imports else ""}
+${imports or ""}
 revision: str = ${repr(up_revision)}
-down_revision: str | None = ${repr(down_revision)}
+down_revision: str | tuple[str, ...] | None = ${repr(down_revision)}
 branch_labels: str | None = ${repr(branch_labels)}
 depends_on: str | None = ${repr(depends_on)}
 
@@ -16,9 +16,9 @@ depends_on: str | None = ${repr(depends_on)}
 def upgrade() -> None:
     # Give up rather than queue behind a long transaction: every query behind us would queue too.
     op.execute("SET LOCAL lock_timeout = '5s'")
-    ${upgrades if upgrades else "pass"}
+    ${upgrades or ""}
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
-    ${downgrades if downgrades else "pass"}
+    ${downgrades or ""}

@@ -28,6 +28,7 @@ from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
 import devstack
+from tests.pooler.backends import several
 from tests.support import ROOT, Database, connect, make_engine, running, work_in
 
 # The strictest pooler there is: it hands every transaction to the next of three backends. A pooler
@@ -114,6 +115,9 @@ def _own_environment() -> Iterator[None]:
         patch.setitem(Settings.model_config, "env_file", None)
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
+        for name in set(os.environ) - {"PG_BINDIR", "PGBOUNCER_BIN"}:
+            if name.startswith("PG"):  # asyncpg takes them, for what a test does not tell it
+                patch.delenv(name)
         for name in ("NO_PROXY", "no_proxy"):  # a company's proxy can't reach this machine
             patch.setenv(name, "127.0.0.1", prepend=",")
         # With it, each process that a test starts would compile everything again: 4 s instead of 1.
@@ -172,6 +176,22 @@ def _migrate(database: Database) -> None:
         command.upgrade(Config(toml_file=ROOT / "pyproject.toml", cmd_opts=Namespace(x=x)), "head")
 
 
+@pytest.fixture
+async def things(database: Database) -> AsyncIterator[str]:
+    """The qualified name of an empty table that no migration knows: of `tests.pooler.workload.ScratchThing`."""
+    table = f"{database.scratch}.things"
+    async with connect(database.url) as connection:
+        await connection.execute(
+            f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            " name text NOT NULL, amount bigint NOT NULL, changes int NOT NULL DEFAULT 0)"
+        )
+        # PgBouncer hands a client to the next backend only once it has opened all it may open.
+        async with several(database.pooler_url):
+            pass
+        yield table
+        await connection.execute(f"DROP TABLE {table}")
+
+
 @pytest.fixture(scope="session")
 def settings(database: Database) -> Settings:
     """The service's settings, through the pooler. At their defaults, but some tests ask a lot at once."""
@@ -207,5 +227,5 @@ async def client(app: FastAPI, database: Database) -> AsyncIterator[AsyncClient]
         yield client
     schema = f'"{database.schema}".' if database.schema else ""
     async with connect(database.url) as direct:
-        for table in reversed(Base.metadata.sorted_tables):
+        for table in reversed([it for it in Base.metadata.sorted_tables if it.schema is None]):
             await direct.execute(f'DELETE FROM {schema}"{table.name}"')

@@ -1,6 +1,7 @@
 """What the documents say that the code knows. `python -m tests.documents` writes the README's table."""
 
 import re
+from pathlib import Path
 
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -9,6 +10,7 @@ from tests.support import ROOT
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ROUTES = ROOT / "docs" / "routes.md"
+RECIPES = ROOT / "docs" / "recipes.md"
 BEGIN, END = "<!-- variables: uv run poe fix writes this table -->", "<!-- end of variables -->"
 
 
@@ -36,12 +38,17 @@ def with_variables(readme: str) -> str:
     return f"{before}{BEGIN}\n\n{variables()}\n\n{END}{after}"
 
 
-def files(document: str) -> dict[str, str]:
-    """The files that the blocks of Python in a document are, or are parts of, by their first lines."""
-    found: dict[str, str] = {}
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The blocks of Python in a document that are files, or parts of files: path and code."""
     block = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    for path, code in block.findall(document):
-        found[path] = found.get(path, "") + code + "\n\n"
+    return block.findall(page.read_text())
+
+
+def files() -> dict[str, str]:
+    """The files that all of them together are."""
+    found: dict[str, str] = {}
+    for path, code in (block for page in (ROUTES, RECIPES, README) for block in blocks(page)):
+        found[path] = f"{found[path]}\n\n{code}" if path in found else code
     return found
 
 

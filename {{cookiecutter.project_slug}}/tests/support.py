@@ -50,14 +50,10 @@ class Database:
 async def connect(url: str, **arguments: Any) -> AsyncIterator[asyncpg.Connection]:
     """A connection without SQLAlchemy, for looking at what the service did."""
     target = parse_url(url)
+    where = target.url.translate_connect_args(username="user") | target.connect_args
     connection = await asyncpg.connect(
-        host=target.url.host,
-        port=target.url.port,
-        user=target.url.username,
-        password=target.url.password,
-        database=target.url.database,
         # 10 s: a lock that the service forgot fails the test, rather than never letting it end.
-        **{"statement_cache_size": 0, "command_timeout": 10, **target.connect_args, **arguments},
+        **{"statement_cache_size": 0, "command_timeout": 10, **where, **arguments},
     )
     try:
         yield connection
@@ -79,8 +75,8 @@ async def make_engine(settings: Settings, database: Database) -> AsyncIterator[A
 
 
 def work_in(app: FastAPI, schema: str) -> None:
-    """Let the application have its tables in a schema of their own."""
-    tables = {None: schema}
+    """Let the application have its tables, and those of `scratch`, in a schema of their own."""
+    tables = {None: schema, "scratch": schema}
 
     def write(connection: HTTPConnection) -> Sessions:
         engine: AsyncEngine = connection.state.engine
@@ -123,13 +119,18 @@ async def serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
         await task
 
 
+@dataclass(frozen=True)
 class Served:
-    """A service in a process of its own; `output` is complete once it has ended."""
+    """A service in a process of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: AsyncClient) -> None:
-        self.process = process
-        self.client = client
-        self.output = ""
+    process: asyncio.subprocess.Process
+    client: AsyncClient
+    log: Path
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
 
 
 @asynccontextmanager
@@ -143,25 +144,25 @@ async def served(
     """Run a module's `serve` as a process, in a folder away from any `.env` file, for a minute at
     most."""
     port = str(free_port())
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
-        cwd=folder,
-        env=os.environ | {"DATABASE_URL": url} | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    log = folder / f"{port}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, "serve", "--port", port, *arguments),
+            cwd=folder,
+            env=os.environ | {"DATABASE_URL": url} | env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     async with new_client(f"http://127.0.0.1:{port}") as client, asyncio.timeout(60):
-        served = Served(process, client)
-        output = asyncio.create_task(process.communicate())
         try:
             while not await _answers(client):
-                assert process.returncode is None
+                assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.05)
-            yield served
+            yield Served(process, client, log)
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-            served.output = (await output)[0].decode()
+            await process.wait()
 
 
 async def _answers(client: AsyncClient) -> bool:

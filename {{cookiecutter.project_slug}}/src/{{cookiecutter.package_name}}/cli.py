@@ -83,11 +83,8 @@ def migrate(
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
-    from sqlalchemy.exc import DBAPIError
 
-    from {{ cookiecutter.package_name }}.database.failures import Failure, classify
     from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
-    from {{ cookiecutter.package_name }}.database.report import hide_values
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
 
@@ -99,14 +96,14 @@ def migrate(
     asyncio.run(refuse_wrong_login(settings))
     if settings.database_migration_url is not None:
         asyncio.run(refuse_wrong_login(settings, migrations=True))
-    url = (settings.database_migration_url or settings.database_url).url
-    print(f"Migrating {url.database} on {url.host}:{url.port}.", flush=True)
+    target = settings.database_migration_url or settings.database_url
+    print(f"Migrating {target.url.database} on {target.url.host}:{target.url.port}.", flush=True)
+    if target.ignored:
+        print(f"Without effect in its URL: {', '.join(target.ignored)}.", flush=True)
     config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
-    except (CommandError, DBAPIError) as error:
-        if isinstance(error, DBAPIError) and classify(error) in (Failure.INVALID, Failure.CONFLICT):
-            hide_values(error)  # a row that does not suit: the server quotes it
+    except CommandError as error:
         raise SystemExit(f"The migration failed: {error}") from None
 
 

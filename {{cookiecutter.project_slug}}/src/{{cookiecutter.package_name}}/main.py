@@ -12,19 +12,20 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from {{ cookiecutter.package_name }}.database.engine import create_engine, log_engine
+from {{ cookiecutter.package_name }}.database.engine import log_engine, open_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
 from {{ cookiecutter.package_name }}.logs import configure_logging
-from {{ cookiecutter.package_name }}.settings import Settings, load_settings
+from {{ cookiecutter.package_name }}.settings import Settings, load_settings, unknown_variables
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers, problems
@@ -45,6 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings()
         configure_logging(settings)
+        if names := unknown_variables():
+            structlog.get_logger().warning("variables that are not the service's", names=names)
         # What is imported by now stays for good. The garbage collector would look through it whenever a
         # thousand requests come at once, for 80 ms in which nobody is answered.
         gc.freeze()
@@ -53,16 +56,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        engine = create_engine(settings)
-        log_engine(engine, settings)
-        try:
+        async with open_engine(settings) as engine:
+            log_engine(settings)
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),
                 "read_session": ReadSession(engine),
             }
-        finally:
-            await engine.dispose()
 
     app = FastAPI(
         title="{{ cookiecutter.project_name | trim }}",

@@ -3,6 +3,7 @@
 `.env.example` has the reasons, and the README's table the first sentence of each docstring here.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,13 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 
@@ -42,6 +49,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
+        env_file_encoding="utf-8-sig",  # with the mark that Windows puts first, or without
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -52,8 +60,8 @@ class Settings(BaseSettings):
 
     # Before the URLs, whose CA it is.
     database_ssl_root_cert: Path | None = None
-    """A CA file (PEM), with which the server's certificate and host name are verified; `sslrootcert`
-    in the URL wins."""
+    """A CA file (PEM), or `system` for the machine's, with which the server's certificate and host
+    name are verified; `sslrootcert` in the URL wins."""
 
     database_url: Url
     """Where PostgreSQL is, through the pooler's transaction mode: any libpq-style URL, pasted as the
@@ -104,15 +112,53 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment, or raise a `ConfigurationError`."""
     try:
-        return Settings()
+        problems = _misspelt()
+        settings = Settings()
     except UnicodeDecodeError:
         raise ConfigurationError("The file .env can't be read: save it as UTF-8.") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file .env can't be read: {error.strerror}. Let this user read it, or remove it."
+        ) from None
     except ValidationError as error:
-        problems = [
+        problems += [
             _explain(".".join(map(str, detail["loc"])).upper(), detail["type"], detail["msg"])
             for detail in error.errors(include_url=False, include_input=False)
         ]
-    raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
+    if problems:
+        raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
+    return settings
+
+
+def unknown_variables() -> list[str]:
+    """What is set and named like the service's variables, but is none of them."""
+    return sorted(it for it in _names() - _ours() if it.startswith("DATABASE_"))
+
+
+def _misspelt() -> list[str]:
+    """A line for each variable that is nearly one of the service's which is not set.
+
+    A pool size that nobody chose would be noticed under load. If a platform sets such a name for others,
+    setting the right one too is the way out.
+    """
+    # 0.9: DATABASE_POOLSIZE and LOGLEVEL are near one, DATABASE_HOST and DATABASE_USER are not.
+    names, ours = _names(), _ours()
+    near = {it: get_close_matches(it, ours - names, n=1, cutoff=0.9) for it in sorted(names - ours)}
+    return [
+        f"  {it} is not a variable of this service. Is {right[0]} meant? If not, set that one too."
+        for it, right in near.items()
+        if right
+    ]
+
+
+def _names() -> set[str]:
+    """The variables that are set, in the environment or in the .env file."""
+    sources = EnvSettingsSource(Settings), DotEnvSettingsSource(Settings)
+    return {name.upper() for source in sources for name in source.env_vars}
+
+
+def _ours() -> set[str]:
+    return {name.upper() for name in Settings.model_fields}
 
 
 def _explain(variable: str, kind: str, message: str) -> str:

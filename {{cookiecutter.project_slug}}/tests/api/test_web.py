@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+from {{ cookiecutter.package_name }}.web.limits import MAX_BODY
 
 from tests.support import running, serving
 
@@ -37,12 +38,12 @@ async def test_a_request_that_gets_no_connection_is_answered_503(settings: Setti
     few = {"database_pool_size": 2, "database_pool_timeout": 0.2}
     app = create_app(settings.model_copy(update=few))
 
-    @app.get("/slow")
+    @app.get("/test/slow")
     async def slow(session: SessionDep) -> None:
         await session.execute(text("SELECT pg_sleep(0.6)"))
 
     async with running(app) as client:
-        responses = await asyncio.gather(*(client.get("/slow") for _ in range(3)))
+        responses = await asyncio.gather(*(client.get("/test/slow") for _ in range(3)))
     assert sorted(response.status_code for response in responses) == [200, 200, 503]
     busy = next(response for response in responses if response.status_code == 503)
     assert busy.headers["retry-after"] == "1"
@@ -50,12 +51,12 @@ async def test_a_request_that_gets_no_connection_is_answered_503(settings: Setti
 
 
 async def test_a_defect_is_answered_without_its_text(app: FastAPI) -> None:
-    @app.get("/defect")
+    @app.get("/test/defect")
     async def defect() -> None:
         raise RuntimeError("marked-secret")
 
     async with running(app) as client:
-        response = await client.get("/defect")
+        response = await client.get("/test/defect")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
@@ -69,13 +70,13 @@ async def test_a_defect_is_logged_without_the_password(caplog: pytest.LogCapture
     settings = Settings(database_url=url)
     app = create_app(settings)
 
-    @app.get("/defect")
+    @app.get("/test/defect")
     async def defect(request: Request) -> None:
         engine = request.state.engine
         raise RuntimeError(f"{settings!r} {settings} {engine!r} {engine.url} {engine.url!r}")
 
     async with serving(app) as client:
-        response = await client.get("/defect")
+        response = await client.get("/test/defect")
     assert response.status_code == 500
     assert "RuntimeError: Settings(database_ssl_root_cert=" in caplog.text
     assert "marked-secret" not in response.text + caplog.text
@@ -86,12 +87,12 @@ async def test_a_value_that_the_database_refuses_is_not_logged(
 ) -> None:
     """asyncpg and PostgreSQL put it into the error's text."""
 
-    @app.get("/refused")
+    @app.get("/test/refused")
     async def refused(session: SessionDep) -> None:
         await session.execute(text("SELECT CAST(CAST(:n AS text) AS int4)"), {"n": "marked-secret"})
 
     async with running(app) as client:
-        response = await client.get("/refused")
+        response = await client.get("/test/refused")
     assert response.status_code == 422
     logged = capsys.readouterr().out
     assert "database failure" in logged
@@ -101,13 +102,13 @@ async def test_a_value_that_the_database_refuses_is_not_logged(
 async def test_a_wrong_statement_is_a_defect_too(app: FastAPI) -> None:
     """The log has its SQLSTATE all the same, on which docs/operations.md says what to do."""
 
-    @app.get("/defect")
+    @app.get("/test/defect")
     async def defect(session: SessionDep) -> None:
         await session.execute(text("SELECT marked_secret"))
 
     with capture_logs() as lines:
         async with running(app) as client:
-            response = await client.get("/defect")
+            response = await client.get("/test/defect")
     assert response.status_code == 500
     assert "marked_secret" not in response.text
     [failure] = [line for line in lines if line["event"] == "database failure"]
@@ -129,7 +130,7 @@ async def test_every_error_is_a_problem(
 
 async def test_a_405_names_every_method_of_the_path(app: FastAPI) -> None:
     """Starlette names those of the first route that matches."""
-    router = APIRouter(prefix="/two")
+    router = APIRouter(prefix="/test")
 
     @router.delete("/{number}")
     @router.get("/count")
@@ -138,7 +139,7 @@ async def test_a_405_names_every_method_of_the_path(app: FastAPI) -> None:
 
     app.include_router(router)
     async with running(app) as client:
-        response = await client.put("/two/count")
+        response = await client.put("/test/count")
     assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
 
 
@@ -146,13 +147,13 @@ async def test_an_invalid_body_is_named_but_not_repeated(app: FastAPI) -> None:
     class Login(BaseModel):
         password: int
 
-    @app.post("/login")
+    @app.post("/test/login")
     async def login(login: Login) -> None: ...
 
     async with running(app) as client:
-        response = await client.post("/login", json={"password": "marked-secret"})
+        response = await client.post("/test/login", json={"password": "marked-secret"})
         not_json = await client.post(
-            "/login", content=b"{marked-secret", headers={"content-type": "application/json"}
+            "/test/login", content=b"{marked-secret", headers={"content-type": "application/json"}
         )
     assert (response.status_code, not_json.status_code) == (422, 422)
     assert response.json()["title"] == "Unprocessable Content"  # on every Python
@@ -164,3 +165,36 @@ async def test_metrics_count_requests_by_route(client: AsyncClient) -> None:
     await client.get("/livez")
     metrics = (await client.get("/metrics")).text
     assert 'http_requests_total{handler="/livez",method="GET",status="2xx"} 1.0' in metrics
+
+
+async def test_metrics_have_no_label_that_a_client_made_up(app: FastAPI) -> None:
+    """Each would be kept for ever."""
+
+    @app.get("/test/{thing}")
+    async def thing(thing: str) -> None: ...
+
+    async with serving(app) as client:
+        for path in ("/marked", "/livez/marked", "/test/marked", "/test/marked/"):
+            await client.get(path)
+        assert (await client.request("MARKED", "/livez")).status_code == 400
+        metrics = (await client.get("/metrics")).text
+    assert 'handler="/test/{thing}"' in metrics
+    assert "marked" not in metrics.lower()
+
+
+async def test_a_made_up_request_id_is_replaced(client: AsyncClient) -> None:
+    """It would be in every line of the log."""
+    response = await client.get("/nowhere", headers={"X-Request-ID": "marked-secret"})
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert len(response.headers["x-request-id"]) == 32
+    assert "marked-secret" not in response.text
+
+
+async def test_a_body_that_is_too_large_is_refused(app: FastAPI) -> None:
+    @app.post("/test/sent")
+    async def sent(body: dict[str, int]) -> None: ...
+
+    async with running(app) as client:
+        response = await client.post("/test/sent", content=b" " * (MAX_BODY + 1))
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"

@@ -1,10 +1,10 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 import devstack
-from tests.pooler.backends import keeps_its_backend, several
-from tests.support import Database, connect
+from tests.pooler.backends import keeps_its_backend
+from tests.support import Database
 
 
 @pytest.fixture(scope="session")
@@ -12,22 +12,6 @@ async def moving(database: Database) -> None:
     """For a test that has its client moved to another backend."""
     if await keeps_its_backend(database.pooler_url):
         pytest.skip("this pooler is in session mode, in which a client keeps its backend")
-
-
-@pytest.fixture
-async def things(database: Database) -> AsyncIterator[str]:
-    """An empty table that no migration knows: its qualified name."""
-    table = f"{database.scratch}.things"
-    async with connect(database.url) as connection:
-        await connection.execute(
-            f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-            " name text NOT NULL, amount bigint NOT NULL)"
-        )
-        # PgBouncer hands a client to the next backend only once it has opened all it may open.
-        async with several(database.pooler_url):
-            pass
-        yield table
-        await connection.execute(f"DROP TABLE {table}")
 
 
 @pytest.fixture

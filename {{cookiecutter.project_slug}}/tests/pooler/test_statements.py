@@ -1,11 +1,5 @@
 """Repeated queries, on every backend that a transaction-mode pooler may choose."""
 
-import asyncio
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from tests.pooler.backends import occupied, several
-from tests.pooler.workload import Thing, work
-from tests.support import ROOT, Database, make_engine
+from tests.pooler.workload import ScratchThing, work
+from tests.support import Database, make_engine
 
-BACKEND = select(func.pg_backend_pid(), func.count(Thing.id)).where(Thing.amount > 0)
+BACKEND = select(func.pg_backend_pid(), func.count(ScratchThing.id)).where(ScratchThing.amount > 0)
 
 
 @pytest.mark.parametrize("isolation_level", ["READ COMMITTED", "AUTOCOMMIT"])
@@ -44,13 +38,13 @@ async def test_executemany_repeated_on_one_connection(
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level=isolation_level)
         for turn in range(1, 4):
-            await connection.execute(insert(Thing), rows)
+            await connection.execute(insert(ScratchThing), rows)
             pid = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
             await connection.commit()
             async with occupied(database.pooler_url, pid):
-                await connection.execute(insert(Thing), rows)
+                await connection.execute(insert(ScratchThing), rows)
                 await connection.commit()
-            count = await connection.scalar(select(func.count()).select_from(Thing))
+            count = await connection.scalar(select(func.count()).select_from(ScratchThing))
             await connection.commit()
             assert count == turn * 6
 
@@ -60,13 +54,15 @@ async def test_streaming_repeated_on_one_connection(
 ) -> None:
     """A server-side cursor lives inside its transaction, and so on one backend."""
     async with engine.connect() as connection:
-        await connection.execute(insert(Thing), [{"name": "a", "amount": n} for n in range(500)])
+        await connection.execute(
+            insert(ScratchThing), [{"name": "a", "amount": n} for n in range(500)]
+        )
         await connection.commit()
         for _ in range(2):
             pid = (await connection.execute(select(func.pg_backend_pid()))).scalar_one()
             await connection.commit()
             async with occupied(database.pooler_url, pid):
-                query = select(Thing.amount).order_by(Thing.amount)
+                query = select(ScratchThing.amount).order_by(ScratchThing.amount)
                 streamed = await connection.stream(query.execution_options(yield_per=50))
                 assert [row.amount async for row in streamed] == list(range(500))
                 await connection.commit()
@@ -98,28 +94,10 @@ async def test_a_ping_before_every_checkout(
     assert len(opened) == 10
 
 
-async def test_two_processes_at_once(database: Database, things: str, tmp_path: Path) -> None:
-    """asyncpg numbers its statements from 1 in every process, so names of two processes collide."""
-    command = [sys.executable, "-m", "tests.pooler.workload", database.scratch]
-    path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
-    environment = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": path}
-    environment["DATABASE_POOL_SIZE"] = "5"  # each
-    processes = [
-        await asyncio.create_subprocess_exec(
-            *command, name, cwd=tmp_path, env=environment, stderr=subprocess.PIPE
-        )
-        for name in ("one", "two")
-    ]
-    for process in processes:
-        _, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-
-
 async def test_no_statement_stays_behind(
     engine: AsyncEngine, database: Database, things: str
 ) -> None:
     """A unique name for every statement works too, until the backends' memory is full of them."""
-
     await work(engine, "one", rounds=3)
     ours = "SELECT name FROM pg_prepared_statements WHERE position($1 IN statement) > 0"
     async with several(database.pooler_url) as connections:

@@ -1,5 +1,7 @@
 """TLS and unix sockets, on a PgBouncer of their own."""
 
+import asyncio
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +25,13 @@ class Pooler:
     url: str
     ca: Path
     other_ca: Path
+    certificate: Path
+    """Its own, with the key."""
     sockets: Path
 
 
 @contextmanager
-def _pooler(servers: Servers, name: str) -> Iterator[Pooler]:
+def _pooler(servers: Servers, name: str, sslmode: str = "require") -> Iterator[Pooler]:
     """A PgBouncer that takes TLS only, with a certificate for `name`, and a unix socket."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -35,16 +39,17 @@ def _pooler(servers: Servers, name: str) -> Iterator[Pooler]:
         certificate = ca.issue_cert(name)
         ca.cert_pem.write_to_path(folder / "ca.pem")
         trustme.CA().cert_pem.write_to_path(folder / "other-ca.pem")
-        certificate.private_key_pem.write_to_path(folder / "server.key")
-        certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
+        certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
         options = {
-            "client_tls_sslmode": "require",
-            "client_tls_key_file": folder / "server.key",
+            "client_tls_sslmode": sslmode,
+            "client_tls_ca_file": folder / "ca.pem",
+            "client_tls_key_file": folder / "server.pem",
             "client_tls_cert_file": folder / "server.pem",
             "unix_socket_dir": folder,
         }
         with devstack.pgbouncer(servers.database_url, **options) as url:
-            yield Pooler(url, folder / "ca.pem", folder / "other-ca.pem", folder)
+            pems = (folder / "ca.pem", folder / "other-ca.pem", folder / "server.pem")
+            yield Pooler(url, *pems, folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +66,8 @@ def impostor(servers: Servers) -> Iterator[Pooler]:
         yield pooler
 
 
-def _url(pooler: Pooler, sslmode: str) -> str:
-    url = make_url(pooler.url).set(query={"sslmode": sslmode})
+def _url(pooler: Pooler, sslmode: str, **query: str) -> str:
+    url = make_url(pooler.url).set(query={"sslmode": sslmode, **query})
     return url.render_as_string(hide_password=False)
 
 
@@ -104,3 +109,35 @@ async def test_a_unix_socket(pooler: Pooler) -> None:
         f"postgresql://{url.username}:{url.password}@/{url.database}"
         f"?host={pooler.sockets}&port={url.port}"
     )
+
+
+async def test_channel_binding_asks_who_answers(pooler: Pooler) -> None:
+    """asyncpg has none: the server is verified instead, and this one is known to no system."""
+    with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+        await _connect(_url(pooler, "require", channel_binding="require"))
+    await _connect(_url(pooler, "require", channel_binding="require"), pooler.ca)
+
+
+async def test_a_certificate_of_the_client(servers: Servers) -> None:
+    with _pooler(servers, "127.0.0.1", sslmode="verify-ca") as strict:
+        await _connect(f"{strict.url}?sslcert={strict.certificate}&sslkey={strict.certificate}")
+        with pytest.raises(DBAPIError):
+            await _connect(_url(strict, "require"))
+
+
+async def test_tls_without_asking_for_it_first(pooler: Pooler) -> None:
+    """PostgreSQL 17 and newer, and what routes by the name that TLS has, want the protocol's name too."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pooler.certificate)
+    context.set_alpn_protocols(["postgresql"])
+    protocols = []
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocols.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(OperationalError, match="closed the connection"):
+            await _connect(f"postgresql://u:p@127.0.0.1:{port}/d?sslnegotiation=direct")
+    assert protocols == ["postgresql"]

@@ -64,7 +64,7 @@ def test_the_runbook_has_every_failure_that_is_told_apart() -> None:
 def test_the_messages_of_the_runbook_are_in_the_code() -> None:
     """`...` in the runbook stands for what a message names. A constant of the code is a text."""
     texts = ""
-    for folder in ("src", "devstack"):
+    for folder in ("src", "devstack", "migrations"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):

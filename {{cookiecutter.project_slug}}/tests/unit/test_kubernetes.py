@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from {{ cookiecutter.package_name }}.cli import GRACE_PERIOD
-from {{ cookiecutter.package_name }}.database.login import SECOND_TRY
+from {{ cookiecutter.package_name }}.database.connect import SECOND_TRY
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web.health import READINESS_TIMEOUT
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from {{ cookiecutter.package_name }}.settings import (
     ConfigurationError,
     Settings,
     load_settings,
+    unknown_variables,
 )
 
 from tests.support import ROOT
@@ -86,6 +88,65 @@ def test_an_env_file_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / ".env").write_bytes(b"DATABASE_URL=\xff")
     with pytest.raises(ConfigurationError, match="save it as UTF-8"):
         load_settings()
+
+
+def test_an_env_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if of another user: root, who may run the tests, can read any."""
+    (tmp_path / ".env").touch()
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+        with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+            load_settings()
+
+
+def test_an_env_file_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://h/d\r\n", encoding="utf-8-sig")
+    assert load_settings().database_url.url.host == "h"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("DATABASE_POOLSIZE", "DATABASE_POOL_SIZE"),
+        ("database_pool_tmeout", "DATABASE_POOL_TIMEOUT"),
+        ("DATABASE_MIGRATIONS_URL", "DATABASE_MIGRATION_URL"),
+        ("DATABASE_SSL_ROOTCERT", "DATABASE_SSL_ROOT_CERT"),
+        ("REQUEST_PER_CONNECTION", "REQUESTS_PER_CONNECTION"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+    ],
+)
+def test_a_misspelt_variable_is_told_with_the_right_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    """Otherwise the service runs with a default that nobody chose."""
+    told = f"{name.upper()} is not a variable of this service. Is {near} meant?"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:marked-secret@h/d")
+    with monkeypatch.context() as patch:
+        patch.setenv(name, "marked-secret")
+        with pytest.raises(ConfigurationError) as refusal:
+            load_settings()
+        assert told in str(refusal.value)
+        assert "marked-secret" not in str(refusal.value)
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    (tmp_path / ".env").write_text(f"{name}=1\n")
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        load_settings()
+
+
+def test_variables_of_others_do_not_stop_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform's, those that Kubernetes sets for a service named database, an empty one."""
+    others = {"DATABASE_HOST", "DATABASE_PORT", "DATABASE_USER", "DATABASE_NAME", "DATABASE_URI"}
+    others |= {"DATABASE_PASSWORD", "DATABASE_PORT_5432_TCP", "DATABASE_POOL_SERVICE_HOST"}
+    for name in ("DATABASE_URL", *others, "LOG_FILE", "CATALOG_LEVEL"):
+        monkeypatch.setenv(name, "postgresql://h/d")
+    monkeypatch.setenv("DATABASE_POOLSIZE", "")
+    assert load_settings().database_pool_size == 10
+    assert set(unknown_variables()) == others
+    monkeypatch.setenv("DATABASE_POOLSIZE", "5")  # and what is meant is set, too
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "9")
+    assert load_settings().database_pool_size == 9
 
 
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

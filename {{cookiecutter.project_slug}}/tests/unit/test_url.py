@@ -3,142 +3,79 @@
 import re
 import ssl
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import trustme
-from hypothesis import given
-from hypothesis import strategies as st
-from sqlalchemy import URL
 
 from {{ cookiecutter.package_name }}.database.url import parse_url
 
 SECRET = "marked-secret"
 HOST = "aws-0-eu-west-1.pooler.supabase.com"
-
-
-def _parts(url: URL) -> tuple[object, ...]:
-    return url.username, url.password, url.host, url.port, url.database
+NEON = "ep-cool-darkness-a1b2c3d4-pooler.us-east-2.aws.neon.tech"
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("text", "meant"),
     [
-        (f"postgresql://postgres.abc:pw@{HOST}:6543/postgres", ("postgres.abc", "pw", HOST, 6543)),
-        (f"postgresql://postgres.abc:pw@{HOST}:5432/postgres", ("postgres.abc", "pw", HOST, 5432)),
-        (
-            "postgres://postgres:pw@db.abc.supabase.co:5432/postgres",
-            ("postgres", "pw", "db.abc.supabase.co", 5432),
-        ),
-        ("postgresql+asyncpg://u:pw@h/postgres", ("u", "pw", "h", 5432)),
-        ("  postgresql://u:pw@h/postgres\n", ("u", "pw", "h", 5432)),
-        ("postgresql://u@h/postgres", ("u", None, "h", 5432)),
-        ("postgresql://h/postgres", (None, None, "h", 5432)),
-        ("postgresql://u:pw@[::1]:6543/postgres", ("u", "pw", "::1", 6543)),
-        ("postgresql://u:pw@/postgres?host=/run/postgresql", ("u", "pw", "/run/postgresql", 5432)),
-        ("postgresql://u:pw@%2Frun%2Fpg:6543/postgres", ("u", "pw", "/run/pg", 6543)),
-        ("postgresql://?user=u&password=pw&host=h&port=6&dbname=postgres", ("u", "pw", "h", 6)),
+        (f"postgresql://postgres.ref:pw@{HOST}:6543/app", f"postgres.ref {HOST} 6543 require"),
+        (f"postgres://postgres.ref:pw@{HOST}:5432/app", f"postgres.ref {HOST} 5432 require"),
+        (f"postgresql://a:pw@{NEON}/app?channel_binding=require", f"a {NEON} 5432 verified"),
+        ("postgresql+asyncpg://u:pw@h/app?ssl=require", "u h 5432 require"),
+        ("  psql 'postgresql://u:pw@h/app'\n", "u h 5432 prefer"),
+        ('export DATABASE_URL="postgresql://u:pw@h/app";', "u h 5432 prefer"),
+        ("postgresql://u:pw@[::1]:6543/app", "u ::1 6543 prefer"),
+        ("postgresql://u:pw@h/app?host=/cloudsql/a:b:c", "u /cloudsql/a:b:c 5432 disable"),
+        ("postgresql://?user=u&password=pw&host=h&port=6&dbname=app", "u h 6 prefer"),
     ],
 )
-def test_the_parts(text: str, parts: tuple[object, ...]) -> None:
+def test_a_string_is_taken_as_the_dashboard_shows_it(text: str, meant: str) -> None:
     parsed = parse_url(text)
-    assert parsed.url.drivername == "postgresql+asyncpg"
-    assert _parts(parsed.url) == (*parts, "postgres")
-    assert parsed.connect_args == ({"ssl": "require"} if "supabase" in text else {})
-    assert parsed.ignored == ()
+    url = parsed.url
+    assert (url.drivername, url.password, url.database) == ("postgresql+asyncpg", "pw", "app")
+    assert f"{url.username} {url.host} {url.port} {parsed.tls}" == meant
+    assert (parsed.ignored, url.query) == ((), {})
 
 
 @pytest.mark.parametrize("password", ["p%w", "p:w", "p w", "100%", "[p]"])
 def test_a_password_pasted_as_it_is(password: str) -> None:
-    parsed = parse_url(f"postgresql://u:{password}@h:6543/d?sslmode=require")
-    assert _parts(parsed.url) == ("u", password, "h", 6543, "d")
-    assert parsed.connect_args == {"ssl": "require"}
+    url = parse_url(f"postgresql://u:{password}@h:6543/d?sslmode=require").url
+    assert (url.password, url.host, url.port) == (password, "h", 6543)
 
 
-@pytest.mark.parametrize(
-    "password", ["p@ss", "p/w", "p#w", "p?w", "@", "//", "a@b/c:d#e f", "p?a=b"]
-)
+@pytest.mark.parametrize("password", ["p@ss", "p/w", "p#w", "p?a=b"])
 def test_a_password_that_would_move_the_host_is_refused(password: str) -> None:
     with pytest.raises(ValueError, match="Percent-encode the password"):
         parse_url(f"postgresql://u:{password}@h:6543/d?sslmode=require")
 
 
-anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
-
-
-@given(user=anything, password=anything, database=anything)
-def test_any_text_survives(user: str, password: str, database: str) -> None:
-    encoded = (quote(part, safe="") for part in (user, password, database))
-    text = "postgresql://{}:{}@h/{}".format(*encoded)
-    assert _parts(parse_url(text).url) == (user, password, "h", 5432, database)
-
-
-@given(user=anything, password=anything, database=anything)
-def test_any_text_survives_what_sqlalchemy_writes(user: str, password: str, database: str) -> None:
-    url = URL.create("postgresql+asyncpg", user, password, "h", 5432, database.replace("@", ""))
-    text = url.render_as_string(hide_password=False)
-    assert parse_url(text).url.password == password
-
-
-@given(text=st.text())
-def test_any_other_text_is_refused_in_one_way(text: str) -> None:
-    for candidate in (text, f"postgresql://{text}", f"postgresql://u:{SECRET}@{text}"):
-        try:
-            parse_url(candidate)
-        except ValueError as error:
-            assert SECRET not in str(error)
-
-
 def test_parameters_are_translated_or_dropped() -> None:
-    query = "application_name=orders&connect_timeout=3&sslmode=require"
-    noise = "pgbouncer=true&connection_limit=1&supa=base-pooler.x&pool_timeout=9"
+    query = "application_name=orders&connect_timeout=3&options=endpoint%3Dep-x"
+    noise = "pgbouncer=true&connection_limit=1&keepalives=1&target_session_attrs=any"
     parsed = parse_url(f"postgresql://u:p@h/d?{query}&{noise}")
-    assert parsed.connect_args == {
-        "server_settings": {"application_name": "orders"},
-        "timeout": 3,
-        "ssl": "require",
-    }
-    assert parsed.ignored == ("pgbouncer", "connection_limit", "supa", "pool_timeout")
-    assert parsed.url.query == {}
+    settings = {"application_name": "orders", "options": "endpoint=ep-x"}
+    assert parsed.connect_args["server_settings"] == settings
+    assert parsed.connect_args["timeout"] == 3
+    dropped = ("pgbouncer", "connection_limit", "keepalives", "target_session_attrs")
+    assert parsed.ignored == dropped
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "it is not a URL"),
-        (f"u:{SECRET}@h/d", "it is not a URL"),
         (f"mysql://u:{SECRET}@h/d", "its scheme is not one of postgresql, "),
-        (f"postgresql+psycopg://u:{SECRET}@h/d", "its scheme is not one of postgresql, "),
-        (f"{SECRET}://u:p@h/d", "its scheme is not one of postgresql, "),
         ("postgresql://u:[YOUR-PASSWORD]@h/d", "[YOUR-PASSWORD] is still in it"),
-        ("postgresql://u:%5Byour-password%5D@h/d", "[YOUR-PASSWORD] is still in it"),
+        ("postgresql://u:{your_password}@h/d", "[YOUR-PASSWORD] is still in it"),
         (f"postgresql://u:{SECRET}@/d", "it names no host"),
-        ("postgresql://", "it names no host"),
-        (f"postgresql://u:{SECRET}@a:1,b:2/d", "it names several hosts"),
+        (f"postgresql://u:{SECRET}@/d?host=a,b", "it names several hosts"),
         (f"postgresql://postgres:{SECRET}@{HOST}:6543/d", "Write postgres.PROJECTREF"),
         (f"postgresql://u:{SECRET}@h:port/d", "its port is not a whole number from 1 to 65535"),
-        (f"postgresql://u:{SECRET}@h:0/d", "its port is not a whole number from 1 to 65535"),
-        (f"postgresql://u:{SECRET}@h:65536/d", "its port is not a whole number from 1 to 65535"),
         (f"postgresql://u:{SECRET}@h/d?options=-c%20jit=off", "its parameter 'options' is not"),
-        (f"postgresql://u:{SECRET}@h/d?statement_cache_size=9", "'statement_cache_size' is not"),
-        (f"postgresql://h/d?user=u&password=p&{SECRET}", "percent-encode the &"),
-        (f"postgresql://h/d?user=u&password={SECRET}@localhost", "Percent-encode the password"),
-        ("postgresql://h/d?application_name=me@corp", "Percent-encode the password"),
+        (f"postgresql://u:{SECRET}@h/d?timeout=9", "Write connect_timeout"),
         (f"postgresql://u:{SECRET}@real:5432/db@evil", "Percent-encode the password"),
-        (f"postgresql://u:{SECRET}@h:5432:6543/d", "its port is not a whole number"),
-        (f"postgresql://u:{SECRET}@::1/d", "it names no host"),
-        (f"postgresql://u:{SECRET}@a..b/d", "its host is not a host name"),
-        (f"postgresql://u:{SECRET}@{'a' * 70}/d", "its host is not a host name"),
-        (f"postgresql://u:{SECRET}@[nonsense/d", "its host is not a host name"),
-        (f"postgresql://u:{SECRET}@h/d?sslmode=on", "sslmode is not one of disable, "),
+        (f"postgresql://u:{SECRET}@h/d?sslmode=on", "It can be disable, allow, "),
         (f"postgresql://u:{SECRET}@h/d?sslmode=verify-full", "set DATABASE_SSL_ROOT_CERT"),
-        (f"postgresql://u:{SECRET}@h/d?sslmode=verify-ca", "set DATABASE_SSL_ROOT_CERT"),
-        (f"postgresql://u:{SECRET}@h/d?sslrootcert=/nowhere/ca.pem", "/nowhere/ca.pem can't be"),
         (f"postgresql://u:{SECRET}@h/d?connect_timeout=soon", "connect_timeout is not a whole"),
-        (f"postgresql://u:{SECRET}@h/d?connect_timeout=0", "connect_timeout is not a whole"),
-        (f"postgresql://u:%00{SECRET}@h/d", "it has a NUL byte in it"),
-        (f"postgresql://u:%FF{SECRET}@h/d", "its percent-encoding is not UTF-8"),
-        (f"postgresql://u:{SECRET}@x@h/d?application_name=a@b", "Percent-encode the password"),
     ],
 )
 def test_refusals_name_the_problem_and_the_fix(text: str, message: str) -> None:
@@ -151,12 +88,16 @@ def test_a_ca_file_verifies_the_server(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(ca)
     for mode, hostname in [("", True), ("&sslmode=require", True), ("&sslmode=verify-ca", False)]:
-        for text, variable in [(f"sslrootcert={ca}", None), ("", ca)]:
+        for text, variable in [(f"sslrootcert={ca}", None), ("", ca), ("sslrootcert=system", None)]:
             url = f"postgresql://u:p@h/d?{text}{mode}"
-            context = parse_url(url, ssl_root_cert=variable).connect_args["ssl"]
+            parsed = parse_url(url, ssl_root_cert=variable)
+            context = parsed.connect_args["ssl"]
             assert isinstance(context, ssl.SSLContext)
+            assert parsed.tls == "verified"
             assert context.verify_mode is ssl.CERT_REQUIRED
-            assert context.check_hostname is hostname
+            assert context.check_hostname is (hostname or "system" in text)
+            # Python 3.13 and later refuse certificates that libpq accepts, and clouds have.
+            assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_a_ca_file_that_is_none_or_goes_unused_is_refused(tmp_path: Path) -> None:
@@ -171,19 +112,11 @@ def test_a_ca_file_that_is_none_or_goes_unused_is_refused(tmp_path: Path) -> Non
 def test_dev_connects_without_tls_whatever_the_variable_says(tmp_path: Path) -> None:
     url = "postgresql://u:p@127.0.0.1:1/d?sslmode=disable"
     parsed = parse_url(url, ssl_root_cert=tmp_path / "ca.pem")
-    assert parsed.connect_args == {"ssl": "disable"}
+    assert parsed.connect_args["ssl"] == "disable"
 
 
-@pytest.mark.parametrize(
-    ("host", "parameters", "tls"),
-    [
-        (HOST, "", "require"),
-        ("db.ref.supabase.co", "", "require"),
-        (HOST, "?sslmode=disable", "disable"),
-        ("h", "", None),
-    ],
-)
-def test_supabase_is_asked_for_tls(host: str, parameters: str, tls: str | None) -> None:
-    """asyncpg's own default, `prefer`, sends a wrong password twice to a server that has TLS."""
-    url = f"postgresql://postgres.ref:{SECRET}@{host}:6543/postgres{parameters}"
-    assert parse_url(url).connect_args.get("ssl") == tls
+def test_supabase_is_asked_for_tls() -> None:
+    """With `prefer`, asyncpg would send a wrong password twice to a server that has TLS."""
+    for host in (HOST, "db.ref.supabase.co"):
+        assert parse_url(f"postgresql://postgres.ref:p@{host}/d").tls == "require"
+        assert parse_url(f"postgresql://postgres.ref:p@{host}/d?sslmode=disable").tls == "disable"

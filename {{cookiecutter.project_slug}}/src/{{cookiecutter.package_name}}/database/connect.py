@@ -12,23 +12,33 @@ import re
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import OperationalError
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify_answer
 
-# Seconds: Supavisor's 150 in which it counts wrong passwords, and some for the clocks.
+# So many wrong logins at most leave this process in so many seconds: Supavisor's 150, and some for the
+# clocks.
+_WRONG_LOGINS = 2
 _WINDOW = 155
 
-# Wrong logins in that time from one process, and so logins that are under way together.
-_WRONG_LOGINS = 2
+# Seconds until the second, as Supavisor may refuse a new password once, from its cache. 20: a container
+# that is started again and again sends 8 of them in the 150 s then (tests/unit/test_kubernetes.py).
+SECOND_TRY = 20
 
-# Seconds. After a change of the password Supavisor may refuse the new one once, from its cache.
-SECOND_TRY = 5
 
-_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+class _Refusal(NamedTuple):
+    at: float
+    login: object
+    answer: asyncpg.PostgresError
+
+
+_refusals: list[_Refusal] = []  # of this process, whatever engines it has
+
+_NO_TLS = "rejected SSL upgrade"  # asyncpg's words
+_UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SUPABASE_DIRECT = re.compile(r"db\.[^.]+\.supabase\.co")
 
 
@@ -43,29 +53,20 @@ class CantConnectError(ConnectionError):
 class Connector:
     """Opens the connections of an engine, in the place of `asyncpg.connect`.
 
-    The first goes alone. Once a login has succeeded others follow, no more of them together than may be
-    wrong: so two wrong ones are the most that leave, whenever the password changes. After the first,
-    none is sent for some seconds, then one, and then none until Supavisor has forgotten the first.
+    The first goes alone, and once it has succeeded two at a time follow: so two wrong logins are the
+    most that leave, whenever the password changes.
     """
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[asyncpg.Connection]] = set()
-        self._refusal: asyncpg.PostgresError | None = None
-        self._refused: object = None
-        """The user and password; an owner's `do_connect` may have others next time."""
-        self._refused_at: list[float] = []
+        self._at_once = 1
 
     async def __call__(self, **arguments: Any) -> asyncpg.Connection:
-        """Connect within `timeout`, after no longer a wait for others.
-
-        Raises:
-            OperationalError: nobody answered, or not as a database does.
-            asyncpg.PostgresError: the server refuses.
-        """
+        """Connect within `timeout`, after no longer a wait for others. An `OperationalError` says why nobody
+        answered, an `asyncpg.PostgresError` that the server refuses."""
         try:
             async with asyncio.timeout(arguments["timeout"]):
                 await self._turn()
-            self._refuse_while_refused(arguments)
             connection = await self._send(arguments)
             if connection.is_closed():
                 # SQLAlchemy uses it at once, and would let asyncpg's own error out.
@@ -77,16 +78,18 @@ class Connector:
             raise OperationalError(None, None, told) from error
 
     async def _turn(self) -> None:
-        """Wait until another login may leave."""
-        succeeded = False
-        while others := self._others():
-            if succeeded and len(others) < _WRONG_LOGINS - len(self._refused_at):
-                break
-            ended, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-            succeeded = any(not it.cancelled() and it.exception() is None for it in ended)
+        if not self._under_way:
+            self._at_once = 1
+        while len(self._under_way) >= self._at_once:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
-        login = asyncio.create_task(self._login(arguments))
+        refused = _refused(arguments)
+        if len(refused) >= _WRONG_LOGINS or (
+            refused and time.monotonic() - refused[-1].at < SECOND_TRY
+        ):
+            raise copy.copy(refused[-1].answer)  # each who asks gets one of their own
+        login = asyncio.create_task(self._try(arguments))
         self._under_way.add(login)
         login.add_done_callback(self._under_way.discard)
         try:
@@ -96,36 +99,27 @@ class Connector:
             login.add_done_callback(_close)
             raise
 
-    def _others(self) -> list[asyncio.Task[asyncpg.Connection]]:
-        loop = asyncio.get_running_loop()
-        return [it for it in self._under_way if it.get_loop() is loop and not it.done()]
-
-    def _refuse_while_refused(self, arguments: dict[str, Any]) -> None:
-        now = time.monotonic()
-        self._refused_at = [at for at in self._refused_at if now - at < _WINDOW]
-        if (
-            self._refusal is None
-            or not self._refused_at
-            or _credentials(arguments) != self._refused
-        ):
-            return
-        if len(self._refused_at) >= _WRONG_LOGINS or now - self._refused_at[-1] < SECOND_TRY:
-            raise copy.copy(self._refusal)  # each who asks gets one of their own
-
-    async def _login(self, arguments: dict[str, Any]) -> asyncpg.Connection:
+    async def _try(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         try:
             connection = await _connect(arguments)
         except asyncpg.PostgresError as error:
+            self._at_once = 1
             if classify_answer(error) is Failure.LOGIN:
-                self._refusal, self._refused = error, _credentials(arguments)
-                self._refused_at.append(time.monotonic())
+                _refusals.append(_Refusal(time.monotonic(), _login(arguments), error))
             raise
-        self._refusal = None
+        self._at_once = max(1, _WRONG_LOGINS - len(_refused(arguments)))
         return connection
 
 
-def _credentials(arguments: dict[str, Any]) -> object:
-    return arguments.get("user"), arguments.get("password")
+def _login(arguments: dict[str, Any]) -> object:
+    # Another one, as an owner's `do_connect` may have next time, is tried at once.
+    return [arguments.get(name) for name in ("host", "port", "user", "password")]
+
+
+def _refused(arguments: dict[str, Any]) -> list[_Refusal]:
+    """The refusals of this login that Supavisor may still count."""
+    _refusals[:] = [it for it in _refusals if time.monotonic() - it.at < _WINDOW]
+    return [it for it in _refusals if it.login == _login(arguments)]
 
 
 def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
@@ -136,28 +130,19 @@ def _close(login: asyncio.Task[asyncpg.Connection]) -> None:
 
 async def _connect(arguments: dict[str, Any]) -> asyncpg.Connection:
     """`asyncpg.connect`, which with `prefer` and `allow` would send a refused password once more."""
-    advisory = arguments.get("ssl", "prefer") in ("prefer", "allow")
-    if not advisory or arguments["host"].startswith("/"):
-        return await asyncpg.connect(**arguments)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        return await asyncpg.connect(**arguments | {"ssl": context})
-    except ConnectionError as error:
-        if not _offers_no_tls(error):
-            raise
-    except ssl.SSLError:
-        pass
-    return await asyncpg.connect(**arguments | {"ssl": "disable"})
-
-
-def _offers_no_tls(error: BaseException) -> bool:
-    return "rejected SSL upgrade" in str(error)
+    if arguments.get("ssl", "prefer") in ("prefer", "allow") and arguments["host"][0] != "/":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            return await asyncpg.connect(**arguments | {"ssl": context})
+        except (ConnectionError, ssl.SSLError) as error:
+            if not isinstance(error, ssl.SSLError) and _NO_TLS not in str(error):
+                raise
+        arguments |= {"ssl": "disable"}
+    return await asyncpg.connect(**arguments)
 
 
 def _reason(error: BaseException, host: str, timeout: float) -> str:
-    numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
-    numbers.add(getattr(error, "errno", None) or 0)
     hint = ""
     if _SUPABASE_DIRECT.fullmatch(host):
         hint = (
@@ -171,20 +156,17 @@ def _reason(error: BaseException, host: str, timeout: float) -> str:
             known = "can't be resolved now" if error.errno == socket.EAI_AGAIN else "is unknown"
             return f"the name {known} ({error.strerror}){hint}"
         case ssl.SSLCertVerificationError():
-            why = f"{error.reason}: {error.verify_message}"
-            return (
-                f"its certificate is refused ({why}). See DATABASE_SSL_ROOT_CERT and the host name"
-            )
-        case ssl.SSLError():
-            return f"TLS failed ({error.reason})"
+            why = f"its certificate is refused ({error.reason}: {error.verify_message})"
+            return f"{why}. See DATABASE_SSL_ROOT_CERT and the host name"
         case ConnectionResetError() | asyncpg.ConnectionDoesNotExistError():
             return "it closed the connection before the login was over"
-    if _offers_no_tls(error):
+    text = str(error)
+    if _NO_TLS in text:
         return "it offers no TLS, which sslmode or the CA file asks for"
-    if numbers & set(_UNREACHABLE):
-        return (
-            f"no route to it ({error}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
-        )
+    # Of several addresses, asyncio has the numbers in the text alone.
+    numbers = {getattr(error, "errno", None), *map(int, re.findall(r"\[Errno (\d+)\]", text))}
+    if numbers & _UNREACHABLE:
+        return f"no route to it ({text}){hint or '. Has it only IPv6, and this machine only IPv4?'}"
     if errno.ECONNREFUSED in numbers:
-        return f"refused: nothing listens there ({error})"
-    return str(error)
+        return f"refused: nothing listens there ({text})"
+    return text

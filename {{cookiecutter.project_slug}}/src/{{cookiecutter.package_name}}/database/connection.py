@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+import time
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
@@ -16,6 +18,13 @@ from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 _KEPT_STATEMENTS = 100
 _KEPT_LENGTH = 8 * 1024  # characters
 
+# Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
+# 1 is several round trips to another continent.
+_PING_TIMEOUT = 1
+
+# What SQLAlchemy names of a transaction, always.
+_OPTIONS = {"isolation", "readonly", "deferrable"}
+
 
 class ReadOnlyError(Exception):
     """Something that reads only was asked to write, or what was read was changed."""
@@ -25,49 +34,42 @@ class TransactionError(asyncpg.InterfaceError):
     """What was asked for would not be a part of the session's transaction, or is lost with it."""
 
 
-class _Transaction(Transaction):
-    async def start(self) -> None:
-        connection: Connection = self._connection  # type: ignore[attr-defined]
-        lent, connection.in_session = connection.in_session, False  # BEGIN is outside, of course
-        try:
-            await super().start()
-        finally:
-            connection.in_session = lent
+def all_broke(error: BaseException) -> bool:
+    """Whether the other connections have to go, too: after a reset, as a rule. A timeout, or what a
+    pooler says, is about one, and a busy pooler must not get all of them opened anew."""
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
 class Connection(asyncpg.Connection):
-    """A connection of asyncpg's."""
+    lent_to: Literal["anybody", "reader", "session", "nobody"] = "anybody"
+    """A reader's statements are each by itself, all of a session's are a part of its transaction. What is
+    nobody's is back in the pool."""
+    failed = False
+    returned_at = 0.0
 
-    idle = False
-    """In the pool: nobody's."""
-    reads = False
-    """Lent to a `ReadSession`: each statement is by itself."""
-    in_session = False
-    """Lent to a session: everything is a part of its transaction."""
+    _pool_release_ctr: int  # asyncpg's own, of which it has no types
+    _top_xact: Transaction | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._kept: dict[str, PreparedStatement[Any]] = {}
-        self.streams: list[Any] = []
-        """Cursors of SQLAlchemy's that fetch as they go."""
+
+    async def ping(self) -> None:
+        """One round trip, without a transaction or a prepared statement."""
+        await super().execute("SELECT 1", timeout=_PING_TIMEOUT)
 
     def returned(self) -> None:
         """Forget who had it."""
-        self.reads = self.in_session = False
-        self.idle = True
-        for stream in self.streams:  # its next fetch would be an error in another's transaction
-            stream.close()
-        self.streams.clear()
+        self.lent_to, self.failed, self.returned_at = "nobody", False, time.monotonic()
+        # As asyncpg's own pool: a cursor's next fetch would be an error in another's transaction.
+        self._pool_release_ctr += 1
         if self.is_in_transaction():  # begun by hand, so that SQLAlchemy does not know of it
             self.terminate()
 
     def transaction(self, **options: Any) -> Transaction:
-        """A transaction: SQLAlchemy's, which names all options, or a savepoint in it."""
-        if len(options) == 3:
-            return _Transaction(
-                self, *(options[it] for it in ("isolation", "readonly", "deferrable"))
-            )
-        self._refuse_outside()
+        """A transaction: SQLAlchemy's, or a savepoint in it."""
+        if options.keys() != _OPTIONS:
+            self._refuse_outside()
         return super().transaction(**options)
 
     async def prepare(self, query: str, **options: Any) -> PreparedStatement[Any]:
@@ -78,7 +80,7 @@ class Connection(asyncpg.Connection):
         """
         # What is long is not remembered: a list of every length is a statement of its own.
         only = only_reads if len(query) <= _KEPT_LENGTH else only_reads.__wrapped__
-        if self.reads and not only(query):
+        if self.lent_to == "reader" and not only(query):
             raise ReadOnlyError(
                 "a session for reading runs each statement by itself: ask for a SessionDep to write, "
                 "to lock or to set something for a transaction"
@@ -91,21 +93,20 @@ class Connection(asyncpg.Connection):
                 return statement
             if len(self._kept) >= _KEPT_STATEMENTS:
                 del self._kept[next(iter(self._kept))]  # used the longest ago
+        statement._con_release_ctr = self._pool_release_ctr  # type: ignore[attr-defined]
         self._kept[query] = statement
         return statement
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
-        """Run a statement.
-
-        Raises:
-            TransactionError: a COMMIT that stores nothing: PostgreSQL answered it with ROLLBACK, which
-                the driver takes for a success, or there is no transaction.
-        """
+        """Run a statement. A COMMIT that stores nothing is an error: of an aborted transaction PostgreSQL
+        answers it with ROLLBACK, which the driver takes for a success."""
         if query.startswith("COMMIT") and not (self.is_in_transaction() or self.is_closed()):
             raise TransactionError(
                 "nothing to commit: a statement of this session has ended its transaction before"
             )
-        if not query.startswith("ROLLBACK"):
+        # asyncpg has a transaction by the time that it begins one.
+        begins = query.startswith("BEGIN") and self._top_xact is not None
+        if not begins and not query.startswith("ROLLBACK"):
             self._refuse_outside()
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
@@ -116,49 +117,35 @@ class Connection(asyncpg.Connection):
         return status
 
     def _refuse_outside(self) -> None:
-        if self.idle:
+        if self.lent_to == "nobody":
             raise TransactionError(
                 "this connection is back in the pool, and may be somebody else's"
             )
-        if self.in_session and not self.is_in_transaction() and not self.is_closed():
+        if self.lent_to == "session" and not self.is_in_transaction() and not self.is_closed():
             raise TransactionError(
                 "the session's transaction has not begun, and this would not be a part of it: use the "
                 "driver's connection inside `async with session.begin_nested()`"
             )
 
+    def _drop_local_statement_cache(self) -> None:
+        """asyncpg asks for it when a codec is registered, which a description has in it."""
+        self._kept.clear()
+        super()._drop_local_statement_cache()  # type: ignore[misc]
 
-def _inside(name: str) -> Any:
-    method = getattr(asyncpg.Connection, name)
 
+def _inside(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def inside(self: Connection, *args: Any, **kwargs: Any) -> Any:
         self._refuse_outside()
-        if self.reads:
-            raise ReadOnlyError(f"{name}() is not for reading")
+        if self.lent_to == "reader":
+            raise ReadOnlyError(f"{method.__name__}() is not for reading")
         return method(self, *args, **kwargs)
 
     return inside
 
 
-def _forgetting(name: str) -> Any:
-    method = getattr(asyncpg.Connection, name)
-
-    @functools.wraps(method)
-    def forgetting(self: Connection, *args: Any, **kwargs: Any) -> Any:
-        self._kept.clear()
-        return method(self, *args, **kwargs)
-
-    return forgetting
-
-
-# A description has its codecs in it.
-for _name in ("reset_type_codec", "set_builtin_type_codec", "set_type_codec"):
-    setattr(Connection, _name, _forgetting(_name))
-
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for
 # instance, would be stored for good, whatever becomes of the session.
-for _name in (
-    *("copy_from_query", "copy_from_table", "copy_records_to_table", "copy_to_table"),
-    *("cursor", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval"),
-):
-    setattr(Connection, _name, _inside(_name))
+for _name in dir(asyncpg.Connection):
+    if _name.startswith(("copy_", "cursor", "executemany", "fetch")):
+        setattr(Connection, _name, _inside(getattr(asyncpg.Connection, _name)))

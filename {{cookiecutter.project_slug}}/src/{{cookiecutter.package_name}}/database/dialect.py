@@ -12,23 +12,24 @@ Such a statement is "sealed": it means the same whatever becomes of the table, a
 those of results are written here, for each column of a table, in SELECT and in RETURNING.
 """
 
+import time
 from datetime import date
 from functools import cache
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Alias, Column, DateTime, Table, TypeDecorator, cast
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.asyncpg import (
-    PGDialect_asyncpg,
-    PGExecutionContext_asyncpg,
-)
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import CompileError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement, Label
 from sqlalchemy.types import TypeEngine
+from sqlalchemy.util import await_only
 
+from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
 from {{ cookiecutter.package_name }}.database.sql import fixed_type
 
 DRIVER = "postgresql+sealed"
@@ -103,22 +104,26 @@ def _sealed_class(kind: Any, in_casts: str, as_declared: str) -> type[_Sealed]:
     )
 
 
-class _Context(PGExecutionContext_asyncpg):
-    def create_server_side_cursor(self) -> Any:
-        cursor = super().create_server_side_cursor()  # type: ignore[no-untyped-call]
-        self._dbapi_connection.driver_connection.streams.append(cursor)  # type: ignore[union-attr]
-        return cursor
-
-
 class SealingDialect(PGDialect_asyncpg):
     supports_statement_cache = True
-    execution_ctx_cls = _Context
+    ping_after_idle = 0.0
 
     def do_ping(self, dbapi_connection: Any) -> bool:
-        """SQLAlchemy's `pool_pre_ping`, of a connection that is about to be lent."""
-        dbapi_connection.driver_connection.idle = False
-        answered: bool = super().do_ping(dbapi_connection)  # type: ignore[no-untyped-call]
-        return answered
+        """SQLAlchemy asks for a ping before a connection of the pool is lent. This is one round trip
+        instead of 4, and only after `ping_after_idle` seconds in the pool, in which a pooler, a firewall
+        or a load balancer may have closed the connection."""
+        connection: Connection = dbapi_connection.driver_connection
+        connection.lent_to = "anybody"
+        if connection.is_closed():  # the server said so while it lay idle
+            raise DisconnectionError
+        if time.monotonic() - connection.returned_at >= self.ping_after_idle:
+            try:
+                await_only(connection.ping())
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                # Ended here, or the pool would try to say goodbye for 2 s.
+                connection.terminate()
+                raise (InvalidatePoolError if all_broke(error) else DisconnectionError) from error
+        return True
 
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]

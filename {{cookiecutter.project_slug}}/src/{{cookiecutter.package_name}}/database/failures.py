@@ -6,7 +6,6 @@ and what the network does as a bare `OSError`. So failures are told apart by Pos
 """
 
 import re
-from collections.abc import Iterator
 from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
@@ -16,23 +15,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 class Failure(Enum):
     """What the caller can do about it."""
 
-    UNAVAILABLE = auto()
-    """Nothing is wrong with the request: try again later."""
-
-    CONFLICT = auto()
-    """It contradicts what is stored."""
-
-    INVALID = auto()
-    """The database can't store such a value."""
-
-    FORBIDDEN = auto()
-    """The role, or row-level security, does not allow it."""
-
-    LOGIN = auto()
-    """The user, the password, the database or the project is wrong: to try again does harm."""
-
-    UNKNOWN = auto()
-    """A defect, of this service or of its configuration."""
+    UNAVAILABLE = auto()  # nothing is wrong with the request: try again later
+    CONFLICT = auto()  # it contradicts what is stored
+    INVALID = auto()  # the database can't store such a value
+    FORBIDDEN = auto()  # the role, or row-level security, does not allow it
+    LOGIN = (
+        auto()
+    )  # the user, the password, the database or the project is wrong: to try again does harm
+    UNKNOWN = auto()  # a defect, of this service or of its configuration
 
 
 # By SQLSTATE, or by its first two characters for a whole class. What is not here is UNKNOWN: wrong SQL
@@ -66,6 +56,7 @@ _BY_SQLSTATE = {
 # The words of poolers, which put nearly all under XX000 (Supavisor) or 08P01 (PgBouncer). The first
 # that fits counts.
 _POOLER_SQLSTATES = ("XX000", "08P01", "08006", "26000", "42P05")
+_ANY_CODE = r"\(E[A-Z]+\)"
 _POOLERS = {
     r"\((?:ENOTFOUND|ENOIDENTIFIER|EINVALIDUSERINFO|EMULTIPLEUSERS|EBANNED|EADDRNOTALLOWED"
     r"|ESSLREQUIRED)\)": Failure.LOGIN,
@@ -78,7 +69,7 @@ _POOLERS = {
     r"|ESTARTUPPACKETTOOLARGE|EAUTHPROTOCOL|ESSLHANDSHAKE)\)": Failure.UNKNOWN,
     # All others are full, or moving, or can't reach something. A code that nobody knows yet too: a
     # pooler that refuses is no defect of this service.
-    r"\(E[A-Z]+\)": Failure.UNAVAILABLE,
+    _ANY_CODE: Failure.UNAVAILABLE,
     r"Tenant or user not found": Failure.LOGIN,  # Supavisor, before it had codes
     # PgBouncer. Its own login at PostgreSQL, which it quotes, comes before its clients'.
     r"server login": Failure.UNAVAILABLE,
@@ -95,18 +86,15 @@ _POOLERS = {
 }
 
 
-def related(error: BaseException) -> Iterator[BaseException]:
+def related(error: BaseException) -> list[BaseException]:
     """An error, what it holds and what it was raised from."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        it = waiting.pop()
-        if it is None or id(it) in seen:
-            continue
-        seen.add(id(it))
-        waiting += [it.__context__, it.__cause__]
-        waiting += it.exceptions if isinstance(it, BaseExceptionGroup) else ()
-        yield it
+    found = [error]
+    for it in found:  # grows meanwhile
+        held = it.exceptions if isinstance(it, BaseExceptionGroup) else ()
+        for other in (it.__cause__, it.__context__, *held):
+            if other is not None and not any(other is one for one in found):
+                found.append(other)
+    return found
 
 
 def classify(error: SQLAlchemyError) -> Failure:
@@ -125,20 +113,14 @@ def classify(error: SQLAlchemyError) -> Failure:
     if failure is Failure.LOGIN and error.statement is not None:
         # This login succeeded: what was refused is the pooler's own, at PostgreSQL.
         return Failure.UNAVAILABLE
-    if failure is None:
-        return Failure.UNAVAILABLE if error.connection_invalidated else Failure.UNKNOWN
-    return failure
+    return failure or (Failure.UNAVAILABLE if error.connection_invalidated else Failure.UNKNOWN)
 
 
 def classify_answer(error: BaseException | None) -> Failure | None:
-    """Which kind of failure a server's answer is, by its SQLSTATE and a pooler's words."""
+    """Which kind of failure a server's answer is, by a pooler's words and its SQLSTATE."""
     sqlstate = getattr(error, "sqlstate", None) or ""
-    if (found := _pooler(error)) is not None:
-        return found[1]
-    for known in (sqlstate, sqlstate[:2]):
-        if known in _BY_SQLSTATE:
-            return _BY_SQLSTATE[known]
-    return None
+    found = _pooler(error)[1]
+    return found or _BY_SQLSTATE.get(sqlstate) or _BY_SQLSTATE.get(sqlstate[:2])
 
 
 def pooler_words(error: BaseException) -> str | None:
@@ -146,18 +128,14 @@ def pooler_words(error: BaseException) -> str | None:
 
     None for an error of anybody else: its text may hold people's data, and these words never do.
     """
-    found = _pooler(error)
-    return found[0] if found else None
+    return _pooler(error)[0]
 
 
-def _pooler(error: BaseException | None) -> tuple[str, Failure] | None:
+def _pooler(error: BaseException | None) -> tuple[str | None, Failure | None]:
     sqlstate = getattr(error, "sqlstate", None)
-    if sqlstate not in _POOLER_SQLSTATES:
-        return None
-    for pattern, failure in _POOLERS.items():
+    for pattern, failure in _POOLERS.items() if sqlstate in _POOLER_SQLSTATES else ():
         if found := re.search(pattern, getattr(error, "message", None) or str(error)):
-            words = re.sub(r"[()]|\"[^\"]*\" ", "", found[0])
-            # Under 08006 and its like, an unknown code is what the SQLSTATE says.
-            known = sqlstate == "XX000" or pattern != r"\(E[A-Z]+\)"
-            return words, failure if known else _BY_SQLSTATE.get(sqlstate[:2], Failure.UNKNOWN)
-    return None
+            # Under another SQLSTATE, an unknown code is what that says.
+            known = sqlstate == "XX000" or pattern != _ANY_CODE
+            return re.sub(r"[()]|\"[^\"]*\" ", "", found[0]), failure if known else None
+    return None, None

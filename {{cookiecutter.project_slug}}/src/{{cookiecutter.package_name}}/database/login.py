@@ -6,18 +6,14 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from {{ cookiecutter.package_name }}.database import connect
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure
 from {{ cookiecutter.package_name }}.database.report import log_failure
 from {{ cookiecutter.package_name }}.settings import Settings
 
-# The SQLSTATE of PostgreSQL, and of Supavisor, which after a change of the password may refuse the new
-# one once, from its cache.
-WRONG_PASSWORD = "28P01"
-
-# Seconds. 20: a container that is started again and again then sends 8 of them in Supavisor's 150 s,
-# where ten block everybody (tests/unit/test_kubernetes.py counts them).
-SECOND_TRY = 20
+# The SQLSTATE of a wrong password.
+_WRONG_PASSWORD = "28P01"
 
 
 async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
@@ -26,8 +22,8 @@ async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) ->
     engine = create_engine(settings, migrations=migrations)
     try:
         error = await _connect(engine)
-        if error is not None and getattr(error.orig, "sqlstate", None) == WRONG_PASSWORD:
-            await asyncio.sleep(SECOND_TRY)
+        if error is not None and getattr(error.orig, "sqlstate", None) == _WRONG_PASSWORD:
+            await asyncio.sleep(connect.SECOND_TRY)
             error = await _connect(engine)
     finally:
         await engine.dispose()

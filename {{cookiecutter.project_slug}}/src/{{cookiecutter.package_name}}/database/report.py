@@ -22,6 +22,9 @@ log = structlog.get_logger()
 # A column or a function that does not exist: the message repeats a name of the SQL, and no value.
 _ONLY_NAMES = ("42703", "42883")
 
+# A table or a column that does not exist: most likely not yet.
+_NOT_MIGRATED = ("42703", "42P01")
+
 
 def hide_values(error: BaseException) -> None:
     """Replace the text of an error, if it may have values. `driver_exception.message` stays."""
@@ -53,9 +56,9 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     """Log what a database answered, or why it did not; which kind of failure it is."""
     failure = classify(error)
     cause = getattr(error, "driver_exception", None) or error
-    place = {}
-    if isinstance(cause, CantConnectError):
-        place = {"host": cause.host, "port": cause.port, "reason": cause.reason}
+    place = dict(vars(cause)) if isinstance(cause, CantConnectError) else {}
+    if getattr(cause, "sqlstate", None) in _NOT_MIGRATED:
+        place["hint"] = "an old schema? run {{ cookiecutter.project_slug }} migrate"
     log.warning(
         "database failure",
         failure=failure.name,

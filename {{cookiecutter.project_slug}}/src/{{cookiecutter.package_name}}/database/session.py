@@ -4,19 +4,17 @@ Both are SQLAlchemy's, closed where ordinary code on top of it loses rows withou
 connections: a statement after the session's end, two tasks at once, a change to what was only read.
 """
 
-import asyncio
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, overload
 
+from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Column, Connection, Executable, Result, ScalarResult, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.selectable import TypedReturnsRows
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
 from {{ cookiecutter.package_name }}.database.connection import ReadOnlyError
 
@@ -24,84 +22,48 @@ __all__ = ["ReadOnlyError", "ReadSession", "SessionEndedError", "SessionInUseErr
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Parameters = Mapping[str, Any]
+Params = Mapping[str, Any] | None
 
 
 class SessionEndedError(Exception):
     """The session's transaction has ended: what is asked of it now would never be stored."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this session has ended with its request: ask for SessionsDep, and open a session of its "
-            "own (`async with sessions.begin() as session`) for what comes later"
-        )
-
 
 class SessionInUseError(Exception):
     """Two tasks used one session at the same time."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "another task is using this session: a session does one thing at a time. Ask for SessionsDep "
-            "and give each task a session of its own, or read with a ReadSessionDep, which many can use"
-        )
 
-
-def _caller() -> object:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # a route that is no coroutine, in a thread
-        return threading.get_ident()
+_ENDED = (
+    "this session has ended with its request: ask for SessionsDep, and open a session of its own "
+    "(`async with sessions.begin() as session`) for what comes later"
+)
+_IN_USE = (
+    "another task is using this session: a session does one thing at a time. Ask for SessionsDep and "
+    "give each task a session of its own, or read with a ReadSessionDep, which many can use"
+)
 
 
 class _Session(Session):
     """Does one thing at a time, and nothing after its end."""
 
+    # The greenlet that is in the middle of something: each call on a task's behalf has one.
     _user: object = None
-    """Who is in the middle of something."""
     _disturbed = False
     _ended = False
-    _streams: tuple[Result[Any], ...] = ()
-    _waiting: asyncio.Future[None] | None = None
-
-    @property
-    def in_use(self) -> bool:
-        """Whether something that was asked of it is still on its way."""
-        return self._user is not None
-
-    def _enter(self, caller: object) -> None:
-        if self._ended:
-            raise SessionEndedError
-        if self._user is not None:
-            self._disturbed = True
-            raise SessionInUseError
-        self._user = caller
-
-    def _leave(self) -> None:
-        self._user = None
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
 
     def end(self, *, commit: bool) -> None:
-        """Commit or roll back, and close for good.
-
-        Raises:
-            SessionInUseError: instead of the commit, if a statement is still on its way or was refused.
-                Its connection is free before that is raised.
-        """
+        """Commit or roll back, and close for good. No commit if something is on its way, or was refused."""
         self._ended = True
-        while self._user is not None:
-            self._disturbed = True
-            self._waiting = asyncio.get_running_loop().create_future()
-            await_only(self._waiting)
-        self._user = _caller()
+        if self._user is not None:  # who closes it, too
+            if commit:
+                raise SessionInUseError(_IN_USE)
+            return
+        self._user = getcurrent()
         try:
-            for stream in self._streams:  # its connection will be somebody else's
-                stream.close()
             if not commit:
                 self.rollback()
             elif self._disturbed:
-                raise SessionInUseError
+                raise SessionInUseError(_IN_USE)
             else:
                 self.commit()
         finally:
@@ -109,68 +71,50 @@ class _Session(Session):
             self._user = None
 
 
-def _guarded(name: str) -> Callable[..., Any]:
-    method = getattr(Session, name)
-
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def guarded(self: _Session, *args: Any, **kwargs: Any) -> Any:
-        caller = _caller()
-        if self._user == caller:  # a call within a call
+        user = getcurrent()
+        if self._user is user:  # a call within a call
             return method(self, *args, **kwargs)
-        self._enter(caller)
+        if self._ended:
+            raise SessionEndedError(_ENDED)
+        if self._user is not None:
+            self._disturbed = True
+            raise SessionInUseError(_IN_USE)
+        self._user = user
         try:
-            result = method(self, *args, **kwargs)
+            return method(self, *args, **kwargs)
         finally:
-            self._leave()
-        if (kwargs.get("execution_options") or {}).get("stream_results"):  # AsyncSession.stream()
-            self._streams += (result,)
-        return result
+            self._user = None
+            if self._ended:  # meanwhile
+                self.close()
 
     return guarded
 
 
 # Everything that AsyncSession hands on and that changes, sends or begins something.
 for _name in (
-    *("add", "add_all", "begin", "begin_nested", "commit", "connection", "delete", "execute"),
-    *("flush", "get", "get_one", "merge", "refresh", "rollback", "scalar", "scalars"),
-    *("bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
-    *("delete_all", "merge_all"),
+    *("add", "add_all", "begin", "begin_nested", "commit", "connection", "delete", "delete_all"),
+    *("execute", "flush", "get", "get_one", "merge", "merge_all", "refresh", "rollback", "scalar"),
+    *("scalars", "bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
 ):
-    setattr(_Session, _name, _guarded(_name))
+    setattr(_Session, _name, _guarded(getattr(Session, _name)))
 
 
 @event.listens_for(_Session, "after_begin")
 def _lend(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     lent = connection.connection
     if not lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
-        lent.driver_connection.in_session = True  # type: ignore[union-attr]
+        lent.driver_connection.lent_to = "session"  # type: ignore[union-attr]
 
 
-class _Transaction(AbstractAsyncContextManager[AsyncSession]):
-    def __init__(self, session: AsyncSession) -> None:
-        self._session = session
+class _Transaction(AsyncSession):
+    sync_session_class = _Session
+    sync_session: _Session
 
-    async def __aenter__(self) -> AsyncSession:
-        return self._session
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        session = cast(_Session, self._session.sync_session)
-        end = greenlet_spawn(session.end, commit=kind is None)
-        if not session.in_use:
-            await end
-            return
-        # What is on its way has a connection, and is waited for even if nobody waits for us.
-        ending = asyncio.create_task(end)
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError:
-            await asyncio.wait([ending])
-            raise
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        await greenlet_spawn(self.sync_session.end, commit=kind is None)
 
 
 class Sessions:
@@ -185,16 +129,12 @@ class Sessions:
         # Without expire_on_commit=False, reading an attribute after the commit is one more query,
         # which asyncio can't do behind an attribute (MissingGreenlet).
         self._make = async_sessionmaker(
-            engine, sync_session_class=_Session, expire_on_commit=False, close_resets_only=False
+            engine, class_=_Transaction, expire_on_commit=False, close_resets_only=False
         )
 
     def begin(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """One transaction.
-
-        Raises:
-            SessionInUseError: at the end, if two tasks used the session at once. Nothing is stored.
-        """
-        return _Transaction(self._make())
+        """One transaction. It ends with a `SessionInUseError` if two tasks used it at once."""
+        return self._make()
 
 
 class ReadSession:
@@ -215,49 +155,45 @@ class ReadSession:
 
     @overload
     async def execute(
-        self, statement: TypedReturnsRows[*Ts], parameters: Parameters | None = None
+        self, statement: TypedReturnsRows[*Ts], params: Params = None
     ) -> Result[*Ts]: ...
     @overload
     async def execute(
-        self, statement: Executable, parameters: Parameters | None = None
+        self, statement: Executable, params: Params = None
     ) -> Result[*tuple[Any, ...]]: ...
-    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+    async def execute(self, statement: Executable, params: Params = None) -> Any:
         """Run a statement; the result has all its rows."""
-        return await greenlet_spawn(self._execute, statement, parameters)
+        return await greenlet_spawn(self._execute, statement, params)
 
     @overload
     async def scalars(
-        self, statement: TypedReturnsRows[T], parameters: Parameters | None = None
+        self, statement: TypedReturnsRows[T], params: Params = None
     ) -> ScalarResult[T]: ...
     @overload
-    async def scalars(
-        self, statement: Executable, parameters: Parameters | None = None
-    ) -> ScalarResult[Any]: ...
-    async def scalars(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+    async def scalars(self, statement: Executable, params: Params = None) -> ScalarResult[Any]: ...
+    async def scalars(self, statement: Executable, params: Params = None) -> Any:
         """Run a statement; the first column of each row."""
-        return (await self.execute(statement, parameters)).scalars()
+        return (await self.execute(statement, params)).scalars()
 
     @overload
-    async def scalar(
-        self, statement: TypedReturnsRows[T], parameters: Parameters | None = None
-    ) -> T | None: ...
+    async def scalar(self, statement: TypedReturnsRows[T], params: Params = None) -> T | None: ...
     @overload
-    async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any: ...
-    async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+    async def scalar(self, statement: Executable, params: Params = None) -> Any: ...
+    async def scalar(self, statement: Executable, params: Params = None) -> Any:
         """Run a statement; the first column of its first row, None without a row."""
-        return (await self.execute(statement, parameters)).scalar()
+        return (await self.execute(statement, params)).scalar()
 
     async def get(self, entity: type[T], key: Any, *, options: Sequence[Any] = ()) -> T | None:
         """The object with this primary key."""
         return await greenlet_spawn(self._get, entity, key, options)
 
-    def _execute(self, statement: Executable, parameters: Parameters | None) -> Any:
+    def _execute(self, statement: Executable, params: Params) -> Any:
         with self._engine.connect() as connection:
             _lend_for_reading(connection)
             if _has_only_columns(statement):
-                return connection.execute(statement, parameters, execution_options=_COMPLETE)
+                return connection.execute(statement, params, execution_options=_COMPLETE)
             with Session(connection) as session:
-                return session.execute(statement, parameters, execution_options=_COMPLETE)
+                return session.execute(statement, params, execution_options=_COMPLETE)
 
     def _get(self, entity: type[T], key: Any, options: Sequence[Any]) -> T | None:
         with self._engine.connect() as connection:
@@ -278,7 +214,7 @@ def _lend_for_reading(connection: Connection) -> None:
     # another isolation level, costs a read 183 function calls (counted with 2.1.9).
     lent = connection.connection
     lent.dbapi_connection.autocommit = True  # type: ignore[union-attr]
-    lent.driver_connection.reads = True  # type: ignore[union-attr]
+    lent.driver_connection.lent_to = "reader"  # type: ignore[union-attr]
 
 
 # All rows at once, whatever the statement says of itself: its connection does not stay.

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import ExitStack
 from time import monotonic
 
 from fastapi.exceptions import HTTPException
@@ -90,25 +91,20 @@ class RequestLimit:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight += 1
-        begun, found, waits = monotonic(), self.in_flight, True
+        with ExitStack() as place:
+            place.callback(self._give_back, monotonic(), self.in_flight)
 
-        def give_back() -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                # Little's law: so many were in flight on average, and one left every so often.
-                self.tickets.learn(monotonic() - begun, (found + self.in_flight) / 2)
-                self.in_flight -= 1
+            async def started(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    place.close()
+                await send(message)
 
-        async def started(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                give_back()
-            await send(message)
-
-        try:
             await self.app(scope, receive, started)
-        finally:
-            give_back()
+
+    def _give_back(self, begun: float, found: int) -> None:
+        # Little's law: so many were in flight on average, and one left every so often.
+        self.tickets.learn(monotonic() - begun, (found + self.in_flight) / 2)
+        self.in_flight -= 1
 
 
 class Tickets:
@@ -117,10 +113,9 @@ class Tickets:
 
     def __init__(self, connections: int) -> None:
         self.connections = connections
+        # Seconds from one request that is served to the next, while all connections are in use.
         self.pace = FIRST_GUESS / connections
-        """Seconds from one request that is served to the next, while all connections are in use."""
-        self.last = 0.0
-        """The moment of the last ticket."""
+        self.last = 0.0  # the moment of the last ticket
 
     def learn(self, seconds: float, in_flight: float) -> None:
         """A request took so long, beside so many."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify, related
 from {{ cookiecutter.package_name }}.database.report import log_failure
@@ -205,6 +205,33 @@ async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
     return _respond(500, headers={"X-Request-ID": request_id})
 
 
+class _WebSocketFailures:
+    """1011 and a line for what was raised from a failure of the database. (No handler of `Exception` is
+    asked about a WebSocket.)"""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accepted = False
+
+        async def sent(message: Message) -> None:
+            nonlocal accepted
+            accepted |= message["type"] == "websocket.accept"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sent if scope["type"] == "websocket" else send)
+        except Exception as error:
+            failed = _database_error(error) if scope["type"] == "websocket" else None
+            if failed is not None:
+                log_failure(failed)
+                with suppress(RuntimeError):  # it may be closed already
+                    if accepted:
+                        await send({"type": "websocket.close", "code": 1011})
+            raise
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Answer every error of `app` with a problem, and none with the text of an exception."""
     app.exception_handler(HTTPException)(_http)
@@ -212,3 +239,4 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(SQLAlchemyError)(_database)
     app.exception_handler(ExceptionGroup)(_group)
     app.exception_handler(Exception)(_unexpected)
+    app.add_middleware(_WebSocketFailures)

@@ -10,7 +10,7 @@ from httpx import RemoteProtocolError
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.api.late import FAILURES, VALUE
+from tests.service.late import FAILURES, VALUE
 from tests.support import ROOT, Database, Served, connect, new_client, served
 
 # What a request is answered with, before anything has been sent.
@@ -36,11 +36,12 @@ async def _ask(service: Served, path: str) -> int:
 
 async def _websockets(service: Served, failure: str) -> None:
     url = str(service.client.base_url).replace("http", "ws")
-    async with open_websocket(f"{url}/socket/{failure}") as websocket:
-        with pytest.raises(ConnectionClosedError) as closed:
-            await websocket.recv()
-    assert closed.value.rcvd
-    assert closed.value.rcvd.code == 1011
+    for path in ("socket", "told-socket"):
+        async with open_websocket(f"{url}/{path}/{failure}") as websocket:
+            with pytest.raises(ConnectionClosedError) as closed:
+                await websocket.recv()
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1011
     with pytest.raises(InvalidStatus) as refused:
         async with open_websocket(f"{url}/early/{failure}"):
             pass
@@ -55,7 +56,7 @@ async def test_a_late_failure_is_logged_like_any_other_and_without_values(
     """`DETAIL: Key (email)=(alice@example.com)` stood in the traceback of a background task."""
     path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     env = {"LOG_FORMAT": log_format, "PYTHONPATH": path}
-    async with served(database.pooler_url, tmp_path, module="tests.api.late", **env) as service:
+    async with served(database.pooler_url, tmp_path, module="tests.service.late", **env) as service:
         for failure in FAILURES:
             assert await _ask(service, f"/background/{failure}") == 200
             assert await _ask(service, f"/stream/{failure}") in (0, 200)
@@ -66,10 +67,10 @@ async def test_a_late_failure_is_logged_like_any_other_and_without_values(
     output = service.output
     assert VALUE not in output
     assert output.count("Task exception was never retrieved") == len(FAILURES)
-    assert output.count("RuntimeError: because of ") == len(FAILURES)
+    assert output.count("RuntimeError: because of ") == 2 * len(FAILURES)
     assert "[SQL: SELECT to_tsquery" in output
     if log_format == "json":
         lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         logged = [line["failure"] for line in lines if line["event"] == "database failure"]
-        # background, stream, group, told, and two websockets
-        assert logged == (6 * ["CONFLICT"] + 12 * ["INVALID"] + 6 * ["UNKNOWN"] + 6 * ["INVALID"])
+        # background, stream, group, told, and three websockets
+        assert logged == (7 * ["CONFLICT"] + 14 * ["INVALID"] + 7 * ["UNKNOWN"] + 7 * ["INVALID"])

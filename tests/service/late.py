@@ -1,4 +1,4 @@
-"""The service with routes whose database fails late: `python -m tests.api.late serve ...`."""
+"""The service with routes whose database fails late: `python -m tests.service.late serve ...`."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import String, TypeDecorator, bindparam, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from {{ cookiecutter.package_name }} import cli, main
-from {{ cookiecutter.package_name }}.database.session import Sessions
-from {{ cookiecutter.package_name }}.web.dependencies import SessionsDep
+from orders_api import cli, main
+from orders_api.database.session import Sessions
+from orders_api.web.dependencies import SessionsDep
 
 # Each has the value in another part of what is said: details, message, asyncpg's own, with a SQLSTATE
 # of wrong SQL, and what a column's type says.
@@ -89,6 +89,11 @@ def create_app() -> FastAPI:
         await websocket.accept()
         await _fail(sessions, failure)
 
+    @app.websocket("/told-socket/{failure}")
+    async def told_socket(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
+        await websocket.accept()
+        await told(failure, sessions)
+
     @app.websocket("/early/{failure}")
     async def early(websocket: WebSocket, failure: str, sessions: SessionsDep) -> None:
         await _fail(sessions, failure)
@@ -97,5 +102,5 @@ def create_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    cli.APP = "tests.api.late:create_app"
+    cli.APP = "tests.service.late:create_app"
     cli.main()

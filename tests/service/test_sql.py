@@ -2,7 +2,7 @@
 
 import pytest
 
-from {{ cookiecutter.package_name }}.database.sql import fixed_type, is_sealed
+from orders_api.database.sql import fixed_type, is_sealed
 
 SEALED = [
     "SELECT CAST(a.id AS BIGINT) AS id FROM a",

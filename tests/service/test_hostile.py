@@ -1,4 +1,4 @@
-"""Whatever a client sends: an answer that the schema names, in bounded memory, and no defect."""
+"""Whatever a client sends: a short answer, in bounded memory, and no defect."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import BaseModel, ConfigDict
 
-from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web import limits
+from orders_api.main import create_app
+from orders_api.settings import Settings
+from orders_api.web import limits
 
 from tests.support import Database, running, served, serving
 
@@ -35,31 +35,6 @@ FLOODS = {
         *ENDLESS_HEADER,
     ],
 }
-
-# What FastAPI does by itself, whatever its document says: it takes 0 for a datetime and false for an int,
-# it refuses "a" for a Decimal, and asks `/{id}` about `/count`.
-NO_DEFECTS = "negative_data_rejection,positive_data_acceptance,unsupported_method"
-
-CURE = """
-An answer that is not in /openapi.json belongs to a route: say it there, by `response_class=` (what is no
-JSON), `status_code=` (a success that is not 200), `responses=` (a second success, a redirect) or the
-return type. Problems, 4xx and 5xx, are there for every route. A 5xx is a defect: the log below has it."""
-
-
-async def test_the_api_keeps_to_its_schema(app: FastAPI, tmp_path: Path) -> None:
-    """Every operation, with data that fits and data that does not: each answer is declared, and
-    none is a 5xx."""
-    async with serving(app) as client:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "schemathesis.cli", "run", f"{client.base_url}/openapi.json"),
-            *("--generation-deterministic", "--max-examples", "10", "--no-color"),
-            *("--exclude-checks", NO_DEFECTS),
-            cwd=tmp_path,  # it leaves a report and a cache behind
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode() + CURE
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -165,23 +140,6 @@ def _memory(pid: int) -> int:
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])  # the most it ever had
     command = ["ps", "-o", "rss=", "-p", str(pid)]
     return 1024 * int(subprocess.run(command, check=True, capture_output=True).stdout)
-
-
-async def test_metrics_have_no_label_that_a_client_made_up(
-    app: FastAPI, database: Database
-) -> None:
-    """Each would be kept for ever."""
-
-    @app.get("/things/{thing}")
-    async def thing(thing: str) -> None: ...
-
-    async with serving(app) as client:
-        for path in ("/marked", "/livez/marked", "/things/marked", "/things/marked/"):
-            await client.get(path)
-        assert (await client.request("MARKED", "/livez")).status_code == 400
-        metrics = (await client.get("/metrics")).text
-    assert 'handler="/things/{thing}"' in metrics
-    assert "marked" not in metrics.lower()
 
 
 @pytest.mark.parametrize(

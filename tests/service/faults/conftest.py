@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.servers import Servers, open_servers
+from tests.service.faults.servers import Servers, open_servers
 from tests.support import ROOT, Served, served
 
 
@@ -32,6 +32,10 @@ async def service(servers: Servers, tmp_path: Path) -> AsyncIterator[Served]:
     }
     path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     async with served(
-        servers.pooler_url, tmp_path, module="tests.faults.service", PYTHONPATH=path, **limits
+        servers.pooler_url,
+        tmp_path,
+        module="tests.service.faults.service",
+        PYTHONPATH=path,
+        **limits,
     ) as service:
         yield service

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from {{ cookiecutter.package_name }} import cli, main
+from orders_api import cli, main
 
 
 def create_app() -> FastAPI:
@@ -25,6 +25,6 @@ def create_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    cli.APP = "tests.api.streams:create_app"
+    cli.APP = "tests.service.streams:create_app"
     cli.GRACE_PERIOD = 1
     cli.main()

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.faults.load import Load, load
-from tests.faults.servers import Servers
+from tests.service.faults.load import Load, load
+from tests.service.faults.servers import Servers
 from tests.support import Served, connect, eventually_gone, new_client
 
 GOOD = {200, 201}
@@ -35,28 +35,6 @@ async def _nothing_is_left(
             await asyncio.sleep(0.05)
     async with connect(servers.database_url) as direct:
         await eventually_gone(direct, STUCK)
-
-
-async def test_the_pooler_is_restarted(servers: Servers, service: Served) -> None:
-    async with load(service.client) as requests:
-        await servers.stop_pooler()
-        await requests.more(50)
-        await servers.start_pooler()
-        back = time.monotonic()
-        await requests.more(200)
-    assert requests.statuses(since=back) == GOOD
-    await _nothing_is_left(service, servers, requests, told=GOOD | {503})
-
-
-async def test_the_pooler_is_restarted_while_nobody_asks(servers: Servers, service: Served) -> None:
-    """Every connection in the pool is closed then, and none is handed out."""
-    async with load(service.client):
-        pass
-    await servers.stop_pooler()
-    await servers.start_pooler()
-    async with load(service.client) as later:
-        pass
-    await _nothing_is_left(service, servers, later, told=GOOD)
 
 
 async def test_postgresql_is_restarted_behind_the_pooler(servers: Servers, service: Served) -> None:
@@ -131,21 +109,3 @@ async def test_clients_hang_up(servers: Servers, service: Served) -> None:
                     post.cancel()
                 await asyncio.gather(*posts, return_exceptions=True)
     await _nothing_is_left(service, servers, requests, told=GOOD)
-
-
-async def test_sigterm(servers: Servers, service: Served) -> None:
-    """Requests in flight are finished, new ones are refused, and no connection stays open."""
-    async with load(service.client) as requests:
-        slow = [asyncio.create_task(service.client.get("/slow")) for _ in range(3)]
-        await requests.more(20)
-        asked = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
-        await requests.more(50)
-        assert await service.process.wait() == 0
-        assert time.monotonic() - asked < 10
-    assert [response.status_code for response in await asyncio.gather(*slow)] == [200] * 3
-    assert requests.statuses() == GOOD | {0}
-    assert requests.statuses(since=asked + 1) <= {0}  # it may have ended sooner
-    assert requests.acknowledged <= await servers.entries()
-    async with connect(servers.database_url) as direct:
-        await eventually_gone(direct, STUCK)

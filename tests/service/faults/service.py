@@ -1,13 +1,13 @@
 """The service with a ledger, as a process of its own: what the faults are tried on.
 
-`python -m tests.faults.service serve ...` is `{{ cookiecutter.project_slug }} serve ...` with a few more routes.
+`python -m tests.service.faults.service serve ...` is `orders-api serve ...` with a few more routes.
 """
 
 from fastapi import FastAPI, Request
 from sqlalchemy import text
 
-from {{ cookiecutter.package_name }} import cli, main
-from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
+from orders_api import cli, main
+from orders_api.web.dependencies import ReadSessionDep, SessionDep
 
 
 def create_app() -> FastAPI:
@@ -35,5 +35,5 @@ def create_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    cli.APP = "tests.faults.service:create_app"
+    cli.APP = "tests.service.faults.service:create_app"
     cli.main()

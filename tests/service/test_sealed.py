@@ -46,11 +46,11 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeEngine
 
-from {{ cookiecutter.package_name }}.database import connection as connection_module
-from {{ cookiecutter.package_name }}.database.base import Base
-from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
-from {{ cookiecutter.package_name }}.database.sql import is_sealed
-from {{ cookiecutter.package_name }}.settings import Settings
+from orders_api.database import connection as connection_module
+from orders_api.database.base import Base
+from orders_api.database.session import ReadSession, Sessions
+from orders_api.database.sql import is_sealed
+from orders_api.settings import Settings
 
 from tests.pooler.backends import several
 from tests.support import Database, connect, make_engine
