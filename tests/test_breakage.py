@@ -26,6 +26,10 @@ LOGIN = "src/{package}/database/login.py"
 REPORT = "src/{package}/database/report.py"
 LOGS = "src/{package}/logs.py"
 LIMITS = "src/{package}/web/limits.py"
+DOCTOR = "src/{package}/observe/doctor.py"
+POOLER = "src/{package}/observe/pooler.py"
+METRICS = "src/{package}/database/metrics.py"
+REQUESTS = "src/{package}/web/requests.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
@@ -47,6 +51,8 @@ CONNECTING = "tests/service/test_connect.py::"
 LATE = "tests/service/test_late.py::test_a_late_failure_is_logged_like_any_other_and_without_values"
 KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
+EXAMINED = "tests/service/test_doctor.py::"
+METERED = "tests/api/test_metrics.py::"
 STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
@@ -862,7 +868,7 @@ ROWS = [
     Row(
         "a pooler's words in the log",
         REPORT,
-        {"        pooler=pooler_words(cause),\n": ""},
+        {"        pooler=pooler,\n": ""},
         "tests/pooler/test_failures.py::test_the_log_names_a_poolers_refusal",
     ),
     Row(
@@ -1191,7 +1197,7 @@ ROWS = [
         {
             "            told = CantConnectError(": '            reason += f"{arguments}"\n            told = CantConnectError('
         },
-        SERVE + "test_alembics_own_traceback_has_no_password",
+        SERVE + "test_alembic_does_not_tell_the_password",
     ),
     Row(
         "no password in --help",
@@ -1625,6 +1631,149 @@ ROWS = [
         "kubernetes/common/networkpolicy.yaml",
         {"port: 6543": "port: 6432"},
         KUBERNETES + "test_the_network_policy_lets_pods_out_to_the_pooler_and_in_to_the_service",
+    ),
+    Row(
+        "the truth about the mode, of a pooler that takes the next backend in line",
+        POOLER,
+        {"for begins in (0, 1, 1):": "for begins in (0, 0, 0):"},
+        EXAMINED + "test_the_mode_is_found_by_experiment",
+    ),
+    Row(
+        "the truth about the mode, with two clients",
+        POOLER,
+        {"for begins in (0, 1, 1):": "for begins in (0, 1):"},
+        EXAMINED + "test_the_migrations_url",
+    ),
+    Row(
+        "the truth about the mode, where a pool is full",
+        POOLER,
+        {'return "session" if {again} == met[it] else None': "return None"},
+        EXAMINED + "test_the_mode_is_found_by_experiment",
+    ),
+    Row(
+        "no setting that doctor leaves behind",
+        POOLER,
+        {'await there.run("RESET geqo_seed")': "pass"},
+        EXAMINED + "test_nothing_is_left_behind",
+    ),
+    Row(
+        "no statement that doctor leaves behind",
+        POOLER,
+        {"if await there.rows(mine, _STATEMENT):": "if False:"},
+        EXAMINED + "test_nothing_is_left_behind",
+    ),
+    Row(
+        "no password in what doctor prints",
+        DOCTOR,
+        {
+            """return f"{it.username or ''}@{it.host}:{it.port}/{it.database or ''}\"""": (
+                "return it.render_as_string(hide_password=False)"
+            )
+        },
+        EXAMINED + "test_the_password_is_never_printed",
+    ),
+    Row(
+        "one login with a wrong password, of doctor",
+        DOCTOR,
+        {
+            "        yield refused\n": (
+                "        yield refused\n"
+                "        await it.connect(it.make_engine(it.settings.database_url))\n"
+            )
+        },
+        EXAMINED + "test_a_wrong_password_is_sent_once",
+    ),
+    Row(
+        "an end of doctor, whatever hangs",
+        DOCTOR,
+        {"os._exit(LEVELS.index(found.level))": "sys.exit(LEVELS.index(found.level))"},
+        EXAMINED + "test_it_ends_in_time_if_the_resolver_hangs",
+    ),
+    Row(
+        "doctor's eye for names of statements",
+        DOCTOR,
+        {"named = bool(": "named = not ("},
+        EXAMINED + "test_caches_of_statements_are_found",
+    ),
+    Row(
+        "doctor's eye for a server that nobody verifies",
+        DOCTOR,
+        {"    if verifying is None:\n": "    if verifying == 0:\n"},
+        EXAMINED + "test_tls_that_nobody_verifies_is_found",
+    ),
+    Row(
+        "doctor's eye for another database",
+        DOCTOR,
+        {"if await it.migrating.row(_DATABASE) != await": "if False and await"},
+        EXAMINED + "test_the_migrations_url",
+    ),
+    Row(
+        "a budget with workers in it",
+        "src/{package}/observe/budget.py",
+        {"(2 * self.replicas + self.surge) * self.workers": "2 * self.replicas + self.surge"},
+        EXAMINED + "test_a_pool_above_the_budget_is_found",
+    ),
+    Row(
+        "a service that does not pay for doctor",
+        MAIN,
+        {"import gc\n": "import gc\n\nimport orders_api.observe.doctor\n\n"},
+        EXAMINED + "test_the_service_knows_nothing_of_it",
+    ),
+    Row(
+        "a metric is called otherwise than the alerts call it",
+        METRICS,
+        {'_gauge("max"': '_gauge("limit"'},
+        METERED + "test_what_is_watched_is_exported",
+    ),
+    Row(
+        "who waits is not counted",
+        METRICS,
+        {"        _pending.inc()\n": ""},
+        METERED + "test_the_pool_at_work",
+    ),
+    Row(
+        "an invalid connection stays in use for ever",
+        METRICS,
+        {"        if not self._end(connection):\n            _idle.dec()\n": ""},
+        METERED + "test_a_failure_is_counted_as_one",
+    ),
+    Row(
+        "a recycled connection is taken for overflow",
+        METRICS,
+        {'reason = "recycled" if old else "surplus"': 'reason = "surplus"'},
+        METERED + "test_a_recycled_connection_is_counted_as_one",
+    ),
+    Row(
+        "what a killed worker had stays in the sums",
+        METRICS,
+        {
+            "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
+        },
+        METERED + "test_a_worker_that_was_killed_is_not_counted",
+    ),
+    Row(
+        "nobody looks for held connections",
+        METRICS,
+        {"        if self._timer is None:\n            self._look_later()\n": ""},
+        METERED + "test_a_held_connection_is_told_with_its_route",
+    ),
+    Row(
+        "a long statement is taken for a held connection",
+        METRICS,
+        {"use.answered >= use.sent and ": ""},
+        METERED + "test_a_statement_that_takes_long_holds_no_connection_idly",
+    ),
+    Row(
+        "every request is logged",
+        REQUESTS,
+        {"else logging.DEBUG": "else logging.INFO"},
+        METERED + "test_a_healthy_service_has_a_short_log",
+    ),
+    Row(
+        "a request's statements are not counted",
+        METRICS,
+        {"            use.request.statements += statements\n": ""},
+        METERED + "test_where_a_request_spent_its_time",
     ),
 ]
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,6 +70,7 @@ def serve(
             timeout_graceful_shutdown=GRACE_PERIOD,
             timeout_keep_alive=KEEP_ALIVE,
             log_config=None,
+            access_log=False,  # web/requests.py has it
             server_header=False,
         )
 
@@ -105,6 +107,32 @@ def migrate(
         command.upgrade(config, "head")
     except CommandError as error:
         raise SystemExit(f"The migration failed: {error}") from None
+
+
+@main.command()
+def doctor(
+    replicas: Annotated[int | None, typer.Option(help="Replicas at most.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of each.", min=1)] = None,
+    surge: Annotated[int | None, typer.Option(help="More of them in a rollout.", min=0)] = None,
+    client_limit: Annotated[
+        int | None,
+        typer.Option(help="Clients the pooler takes.", min=1, envvar="POOLER_CLIENT_LIMIT"),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Or Supabase's compute size: nano, micro, small ... 16xl.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what the service is connected to, and whether its settings are safe there.
+
+    Without numbers it takes those of kubernetes/. It only reads. Ends with 0 if all is well, with 1
+    after a warning and with 2 after a failure.
+    """
+    started = time.monotonic()
+    from {{ cookiecutter.package_name }}.observe.doctor import Options, run
+
+    options = Options(replicas, workers, surge, client_limit, plan)
+    run(options, as_json=json, started=started)
 
 
 def _project() -> Path:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import StatementError
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from {{ cookiecutter.package_name }}.database.failures import related
+from {{ cookiecutter.package_name }}.database.metrics import trace_id
 from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -18,7 +19,7 @@ def configure_logging(settings: Settings) -> None:
     """Log to standard output, with the id of the request that is being served."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _add_request_id,
+        _add_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -62,7 +63,9 @@ def format_traceback(exc_info: ExcInfo) -> str:
     return "".join(traceback.format_exception(error)).rstrip("\n")
 
 
-def _add_request_id(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _add_ids(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     if (request_id := correlation_id.get()) is not None:
         event["request_id"] = request_id
+    if (traced := trace_id()) is not None:
+        event["trace_id"] = traced
     return event

@@ -19,16 +19,22 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 
+from {{ cookiecutter.package_name }}.database import metrics
 from {{ cookiecutter.package_name }}.database.engine import log_engine, open_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
 from {{ cookiecutter.package_name }}.logs import configure_logging
-from {{ cookiecutter.package_name }}.settings import Settings, load_settings, unknown_variables
+from {{ cookiecutter.package_name }}.settings import (
+    Settings,
+    load_settings,
+    unknown_variables,
+)
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers, problems
+from {{ cookiecutter.package_name }}.web.requests import RequestLog
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
 # what passes is in every line of the log.
@@ -58,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_engine(settings) as engine:
             log_engine(settings)
+            metrics.watch(engine, settings)
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),
@@ -69,6 +76,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="{{ cookiecutter.description | trim }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
+        # Off without OTEL_EXPORTER_OTLP_ENDPOINT. Its logs would have the text of errors, in which people's
+        # data are, and its metrics are in /metrics.
+        telemetry={"auto_configure": True, "logs": False, "metrics": False},
         # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
         redirect_slashes=False,
         responses=problems("4XX", "5XX"),
@@ -79,6 +89,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # A registry of its own, so that two applications in one process do not collide.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    for metric in metrics.METRICS:
+        registry.register(metric)
     instrumentator = Instrumentator(registry=registry).instrument(app)
     connections = settings.database_pool_size + settings.database_max_overflow
     app.add_middleware(
@@ -90,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "http_requests_refused", "Requests refused at the limit.", registry=registry
         ),
     )
+    app.add_middleware(RequestLog)
     app.add_middleware(
         CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
     )

@@ -55,9 +55,8 @@ async def test_workers_have_pools_of_their_own_and_one_log(
     """Of JSON, with request ids. And `/metrics` adds up what all of them have served."""
     request_id = "0123456789abcdef0123456789abcdef"
     headers = {"X-Request-ID": request_id}
-    async with served(
-        database.pooler_url, tmp_path, "--workers", "2", DATABASE_POOL_SIZE="7"
-    ) as service:
+    env = {"DATABASE_POOL_SIZE": "7", "LOG_LEVEL": "debug"}
+    async with served(database.pooler_url, tmp_path, "--workers", "2", **env) as service:
         while service.output.count("database engine") < 2:
             await asyncio.sleep(0.05)
         for _ in range(20):  # each on a connection of its own, which either worker may take
@@ -68,8 +67,8 @@ async def test_workers_have_pools_of_their_own_and_one_log(
     assert '{handler="/readyz",method="GET",status="2xx"} 20.0' in metrics
     lines = [json.loads(line) for line in service.output.splitlines()]
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7, 7]
-    access = [line for line in lines if "GET /readyz" in line["event"]]
-    assert [line["request_id"] for line in access] == [request_id] * 20
+    requests = [line for line in lines if line.get("route") == "/readyz"]
+    assert [line["request_id"] for line in requests] == [request_id] * 20
 
 
 async def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
@@ -142,8 +141,7 @@ def test_a_migration_without_the_services_database(
     assert "Connect call failed" in result.output
 
 
-def test_alembics_own_traceback_has_no_password() -> None:
-    """Which is where a careless error would show it."""
+def test_alembic_does_not_tell_the_password() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "current"],
         cwd=ROOT,  # where Alembic finds its configuration
@@ -152,9 +150,10 @@ def test_alembics_own_traceback_has_no_password() -> None:
         text=True,
         check=False,
     )
-    assert result.returncode == 1
-    assert "can't connect to 127.0.0.1" in result.stderr
-    assert "marked-secret" not in result.stdout + result.stderr
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert "can't connect to 127.0.0.1" in output
+    assert "marked-secret" not in output
 
 
 def test_help_is_there_at_once_and_does_not_tell_the_password() -> None:
@@ -251,7 +250,7 @@ def test_a_bad_environment_ends_every_worker_with_one_message(tmp_path: Path) ->
         check=False,
         timeout=30,
     )
-    assert result.returncode == 1
+    assert result.returncode != 0
     assert "DATABASE_URL can't be used: it is not a URL." in result.stderr
     assert "Traceback" not in result.stderr
     assert "marked-secret" not in result.stdout + result.stderr

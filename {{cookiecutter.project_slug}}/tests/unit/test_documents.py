@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from {{ cookiecutter.package_name }}.database import failures
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
+from {{ cookiecutter.package_name }}.observe.advice import UNKNOWN, explain
 
 from tests.documents import OPERATIONS, README, with_variables
 from tests.support import ROOT
@@ -51,6 +52,15 @@ def test_a_failure_is_what_the_runbook_says() -> None:
     for code, text, kind in _codes():
         answer = Answer(code.replace("x", "0"), text)
         assert classify(DBAPIError(None, None, answer)) is kind, (code, text)
+
+
+def test_doctor_knows_what_to_do_about_each_failure() -> None:
+    """Those of a request's values can't happen to it."""
+    for code, text, kind in _codes():
+        if kind in (Failure.UNAVAILABLE, Failure.LOGIN):
+            found = explain(DBAPIError(None, None, Answer(code.replace("x", "0"), text)))
+            assert found.advice != UNKNOWN, (code, text)
+            assert text in found.observed
 
 
 def test_the_runbook_has_every_failure_that_is_told_apart() -> None:

@@ -11,6 +11,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
+from {{ cookiecutter.package_name }}.database.metrics import Use
 from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 
 # A choice: more than a small service has, and about a megabyte for each connection at most.
@@ -46,6 +47,9 @@ class Connection(asyncpg.Connection):
     nobody's is back in the pool."""
     failed = False
     returned_at = 0.0
+
+    use: Use | None = None
+    """Who has it, for `database/metrics.py`."""
 
     _pool_release_ctr: int  # asyncpg's own, of which it has no types
     _top_xact: Transaction | None

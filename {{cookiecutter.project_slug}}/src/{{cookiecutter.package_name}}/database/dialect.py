@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
+from {{ cookiecutter.package_name }}.database.metrics import sent
 from {{ cookiecutter.package_name }}.database.sql import fixed_type
 
 DRIVER = "postgresql+sealed"
@@ -124,6 +125,24 @@ class SealingDialect(PGDialect_asyncpg):
                 connection.terminate()
                 raise (InvalidatePoolError if all_broke(error) else DisconnectionError) from error
         return True
+
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        with sent(context._dbapi_connection.driver_connection.use, statement):
+            super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+
+    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
+        with sent(context._dbapi_connection.driver_connection.use, statement):
+            super().do_execute_no_params(cursor, statement, context)  # type: ignore[no-untyped-call]
+
+    def do_executemany(
+        self, cursor: Any, statement: Any, parameters: Any, context: Any = None
+    ) -> None:
+        with sent(context._dbapi_connection.driver_connection.use, statement):
+            super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        with sent(dbapi_connection.driver_connection.use, "COMMIT", statements=0):
+            super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
 
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]

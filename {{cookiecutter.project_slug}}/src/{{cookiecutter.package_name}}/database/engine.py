@@ -23,6 +23,7 @@ from sqlalchemy.util import await_only
 from {{ cookiecutter.package_name }}.database.connect import Connector
 from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
+from {{ cookiecutter.package_name }}.database.metrics import Pool
 from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -46,11 +47,14 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
         "prepared_statement_cache_size": 0,
         "timeout": settings.database_connect_timeout,
         "command_timeout": None if migrations else settings.database_command_timeout,
+        # PgBouncer's and PostgreSQL's lists of clients name it.
+        "server_settings": {"application_name": "{{ cookiecutter.project_slug }}"},
         **target.connect_args,
     }
     pool: dict[str, Any] = {"poolclass": NullPool}
     if not migrations and settings.database_pool == "queue":
         pool = {
+            "poolclass": Pool,
             "pool_size": settings.database_pool_size,
             "max_overflow": settings.database_max_overflow,
             "pool_timeout": settings.database_pool_timeout,

@@ -16,6 +16,7 @@ from {{ cookiecutter.package_name }}.database.failures import (
     classify_answer,
     pooler_words,
 )
+from {{ cookiecutter.package_name }}.database.metrics import failures
 
 log = structlog.get_logger()
 
@@ -24,6 +25,9 @@ _ONLY_NAMES = ("42703", "42883")
 
 # A table or a column that does not exist: most likely not yet.
 _NOT_MIGRATED = ("42703", "42P01")
+
+for _kind in Failure:  # from 0: Prometheus does not see a counter grow that begins with 1
+    failures.labels(_kind.name.lower(), "")
 
 
 def hide_values(error: BaseException) -> None:
@@ -59,13 +63,15 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     place = dict(vars(cause)) if isinstance(cause, CantConnectError) else {}
     if getattr(cause, "sqlstate", None) in _NOT_MIGRATED:
         place["hint"] = "an old schema? run {{ cookiecutter.project_slug }} migrate"
+    pooler = pooler_words(cause)
+    failures.labels(failure.name.lower(), pooler or "").inc()
     log.warning(
         "database failure",
         failure=failure.name,
         # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
         error=f"{type(cause).__module__}.{type(cause).__name__}",
         sqlstate=getattr(cause, "sqlstate", None),
-        pooler=pooler_words(cause),
+        pooler=pooler,
         constraint=getattr(cause, "constraint_name", None),
         **place,
     )

@@ -19,6 +19,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify, related
+from {{ cookiecutter.package_name }}.database.metrics import trace_id
 from {{ cookiecutter.package_name }}.database.report import log_failure
 
 log = structlog.get_logger()
@@ -61,6 +62,8 @@ class Problem(BaseModel):
     detail: str | None = None
     request_id: str | None = None
     """Names the request in the log, and is the response's `X-Request-ID`."""
+    trace_id: str | None = None
+    """Of a request that is traced."""
     errors: list[dict[str, str]] | None = Field(
         default=None, examples=[[{"location": "body.name", "message": "Field required"}]]
     )
@@ -96,6 +99,7 @@ def _respond(
         status=status,
         detail=detail,
         request_id=correlation_id.get(),
+        trace_id=trace_id(),
         errors=errors,
     )
     return ProblemResponse(problem.model_dump(exclude_none=True), status, headers)

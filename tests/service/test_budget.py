@@ -1,0 +1,87 @@
+"""The arithmetic of connections: of whom, how many, and what to change."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orders_api.observe.budget import Deployment, plan_deployment
+from orders_api.settings import Settings, load_settings
+
+from tests.support import ROOT
+
+NOTHING_GIVEN: dict[str, int | None] = {"replicas": None, "workers": None, "surge": None}
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user@host/database")
+    return load_settings()
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(ROOT / "kubernetes", tmp_path / "kubernetes"))
+
+
+def _change(manifests: Path, name: str, old: str, new: str) -> None:
+    path = manifests / "service" / name
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_the_manifests_numbers_are_taken(settings: Settings, manifests: Path) -> None:
+    """Those that were not given, and not those that were."""
+    _change(manifests, "horizontalpodautoscaler.yaml", "maxReplicas: 8", "maxReplicas: 4")
+    _change(manifests, "deployment.yaml", "maxSurge: 1", "maxSurge: 75%")
+    _change(manifests, "deployment.yaml", 'value: "10"', 'value: "7"')
+    _change(
+        manifests,
+        "deployment.yaml",
+        "          env:\n",
+        '          args: ["serve", "--workers", "2"]\n          env:\n',
+    )
+    found = plan_deployment(settings, manifests, **NOTHING_GIVEN)
+    assert found == Deployment(replicas=4, workers=2, surge=3, size=7, overflow=0)
+    assert found.needed == (2 * 4 + 3) * 2 * 7 + 1
+    found = plan_deployment(settings, manifests, replicas=1, workers=1, surge=0)
+    assert found == Deployment(replicas=1, workers=1, surge=0, size=7, overflow=0)
+
+
+def test_a_variable_that_is_set_here_wins(monkeypatch: pytest.MonkeyPatch, manifests: Path) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user@host/database")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "50")
+    monkeypatch.setenv("DATABASE_MAX_OVERFLOW", "5")
+    found = plan_deployment(load_settings(), manifests, **NOTHING_GIVEN)
+    assert (found.size, found.overflow) == (50, 5)
+
+
+def test_manifests_that_were_rewritten_are_no_numbers(settings: Settings, manifests: Path) -> None:
+    _change(manifests, "horizontalpodautoscaler.yaml", "maxReplicas: 8", "maxReplicas: many")
+    with pytest.raises(ValueError, match="kubernetes"):
+        plan_deployment(settings, manifests, **NOTHING_GIVEN)
+    without = plan_deployment(settings, manifests / "none", **NOTHING_GIVEN)
+    assert without == Deployment(replicas=1, workers=1, surge=1, size=10, overflow=0)
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        Deployment(replicas=10, workers=1, surge=1, size=10, overflow=0),
+        Deployment(replicas=2, workers=4, surge=1, size=10, overflow=0),
+        Deployment(replicas=1, workers=1, surge=1, size=100, overflow=50),
+    ],
+)
+def test_what_it_advises_fits(deployment: Deployment) -> None:
+    """And one more would not."""
+    limit = 200
+    assert deployment.needed >= limit
+    size, *others = deployment.advice(limit).split(", or ")
+    fitting = replace(deployment, size=int(size.split("=")[1].split()[0]), overflow=0)
+    assert fitting.needed < limit <= replace(fitting, size=fitting.size + 1).needed
+    for it in others:
+        if "replicas" in it:
+            fewer = replace(deployment, replicas=int(it.split()[0]))
+            assert fewer.needed < limit <= replace(fewer, replicas=fewer.replicas + 1).needed

@@ -1,0 +1,280 @@
+"""What the pool does, for Prometheus and for the log of a request.
+
+The metrics have OpenTelemetry's names for a pool (semantic conventions 1.44, `db.client.connection.*`)
+in Prometheus' spelling. They belong to the process, which has one pool: so its name, which the
+conventions want, is left to Prometheus' own `job`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from asgi_correlation_id import correlation_id
+from opentelemetry import trace
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+
+from {{ cookiecutter.package_name }}.settings import Settings
+
+# Seconds that a connection may be held without a statement before the log says so. A choice: no
+# healthy request comes near it, and with the defaults others wait twice as long before they give up.
+HELD_TOO_LONG = 2.5
+
+# Seconds: from a read beside the database to more than DATABASE_COMMAND_TIMEOUT.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_POOL = "db_client_connection"
+
+
+def _gauge(name: str, what: str, *labels: str) -> Gauge:
+    # livesum: of all workers together.
+    return Gauge(f"{_POOL}_{name}", what, labels, registry=None, multiprocess_mode="livesum")
+
+
+def _histogram(name: str, what: str) -> Histogram:
+    return Histogram(f"{_POOL}_{name}_seconds", what, buckets=_BUCKETS, registry=None)
+
+
+def _counter(name: str, what: str, *labels: str) -> Counter:
+    return Counter(name, what, labels, registry=None)
+
+
+_count = _gauge("count", "Connections, by state: idle or used.", f"{_POOL}_state")
+_idle, _used = _count.labels("idle"), _count.labels("used")
+_max = _gauge("max", "Connections that there may be: pool size and overflow.")
+_pending = _gauge("pending_requests", "Who waits for a connection.")
+_timeouts = _counter(f"{_POOL}_timeouts", "Who waited for DATABASE_POOL_TIMEOUT in vain.")
+_create_time = _histogram("create_time", "To open a connection.")
+_wait_time = _histogram("wait_time", "To get a connection, opened or pinged if need be.")
+_use_time = _histogram("use_time", "From the checkout of a connection to its return.")
+_closed = _counter(
+    f"{_POOL}_closed",
+    "Connections closed, by reason. surplus: overflow, or a pool that keeps none.",
+    "reason",
+)
+# Prometheus does not see a counter grow that begins with 1.
+for _reason in ("recycled", "ping_failed", "server_closed", "failure", "surplus"):
+    _closed.labels(_reason)
+failures = _counter(
+    "db_client_failures",
+    "Failures of the database, by kind and by a pooler's word for it.",
+    *("failure", "pooler"),
+)
+METRICS = (
+    *(_count, _max, _pending, _timeouts, _create_time, _wait_time, _use_time, _closed, failures),
+)
+
+log = structlog.get_logger()
+_tracer = trace.get_tracer(__name__)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a request has asked of the database so far."""
+
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    """ASGI's."""
+    statements: int = 0
+    database: float = 0.0
+    """Seconds between a statement and its answer, of all together."""
+    waited: float = 0.0
+    """Seconds for connections."""
+
+    @property
+    def route(self) -> str | None:
+        """The route's path, with the names of its parameters."""
+        return getattr(self.scope.get("route"), "path", None)
+
+
+spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
+
+
+class Pool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's. It has events for all but the wait."""
+
+    __module__ = AsyncAdaptedQueuePool.__module__  # after which SQLAlchemy names its logger
+
+    def connect(self) -> PoolProxiedConnection:
+        """Wait for a connection."""
+        begun = time.perf_counter()
+        _pending.inc()
+        try:
+            return super().connect()
+        except PoolTimeoutError:
+            _timeouts.inc()
+            raise
+        finally:
+            _pending.dec()
+            waited = time.perf_counter() - begun
+            _wait_time.observe(waited)
+            if (request := spent.get()) is not None:
+                request.waited += waited
+
+
+@dataclass(eq=False, slots=True)
+class Use:
+    """A connection on loan."""
+
+    request: Spent | None
+    request_id: str | None
+    since: float
+    sent: float
+    answered: float
+    reported: bool = False
+
+
+@contextmanager
+def sent(use: Use | None, sql: str, statements: int = 1) -> Iterator[None]:
+    """Something is on its way to the database: time it, and let a request that is traced show it.
+
+    With spans of our own. The instrumentation of asyncpg puts PostgreSQL's messages into its spans, and
+    these have people's data in them.
+    """
+    if use is None:  # nobody watches this engine
+        yield
+        return
+    span = None
+    if trace.get_current_span().is_recording():
+        attributes = {"db.system.name": "postgresql", "db.query.text": sql}
+        name = sql.split(maxsplit=1)[0]
+        span = _tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+    use.sent = time.perf_counter()
+    try:
+        yield
+    except BaseException as error:
+        if span is not None:
+            span.set_status(trace.StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__qualname__)
+        raise
+    finally:
+        use.answered = time.perf_counter()
+        if use.request is not None:
+            use.request.statements += statements
+            use.request.database += use.answered - use.sent
+        if span is not None:
+            span.end()
+
+
+def trace_id() -> str | None:
+    """Of the request that is being served, if it is traced."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+class _Watch:
+    """Listens to an engine and its pool. Each method without an underscore has the name of an event."""
+
+    def __init__(self, engine: AsyncEngine, recycle: float) -> None:
+        self._recycle = recycle
+        self._uses: set[Use] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed_at = 0.0
+        event.listen(engine.sync_engine, "do_connect", self.do_connect)
+        for name in ("connect", "checkout", "checkin", "invalidate", "close"):
+            event.listen(engine.sync_engine.pool, name, getattr(self, name))
+
+    def do_connect(self, dialect: Any, entry: ConnectionPoolEntry, *arguments: Any) -> None:
+        entry.record_info["begun"] = time.perf_counter()  # type: ignore[index]
+
+    def connect(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        now = time.perf_counter()
+        _create_time.observe(now - entry.record_info["begun"])  # type: ignore[index]
+        entry.record_info["opened"] = now  # type: ignore[index]
+        _idle.inc()
+
+    def checkout(self, connection: Any, entry: ConnectionPoolEntry, proxy: Any) -> None:
+        now = time.perf_counter()
+        use = Use(spent.get(), correlation_id.get(), now, now, now)
+        connection.driver_connection.use = use
+        self._uses.add(use)
+        if self._timer is None:
+            self._look_later()
+        _idle.dec()
+        _used.inc()
+
+    def checkin(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        if connection is not None and self._end(connection):
+            _idle.inc()
+
+    def invalidate(
+        self, connection: Any, entry: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        reason = "failure"
+        if isinstance(error, DisconnectionError):  # see `_ping_after_idle`
+            reason = "ping_failed" if error.__cause__ else "server_closed"
+        else:
+            self._failed_at = time.perf_counter()
+        entry.record_info["reason"] = reason  # type: ignore[index]
+
+    def close(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        reason = entry.record_info.pop("reason", None)  # type: ignore[union-attr]
+        if reason is None:
+            opened = entry.record_info["opened"]  # type: ignore[index]
+            if opened < self._failed_at:  # it goes because of another one's failure
+                reason = "failure"
+            else:
+                old = time.perf_counter() - opened > self._recycle
+                reason = "recycled" if old else "surplus"
+        _closed.labels(reason).inc()
+        if not self._end(connection):
+            _idle.dec()
+
+    def _end(self, connection: Any) -> bool:
+        """Whether the connection was on loan until now."""
+        use = connection.driver_connection.use
+        if use is None:
+            return False
+        connection.driver_connection.use = None
+        self._uses.discard(use)
+        _used.dec()
+        _use_time.observe(time.perf_counter() - use.since)
+        return True
+
+    def _look_later(self) -> None:
+        # One timer for all, rather than one for each checkout, and in no request's context.
+        self._timer = asyncio.get_running_loop().call_later(
+            HELD_TOO_LONG / 2, self._look, context=Context()
+        )
+
+    def _look(self) -> None:
+        """Say who holds a connection and does nothing with it: the usual way to exhaust a pool."""
+        self._timer = None
+        if self._uses:
+            self._look_later()
+        now = time.perf_counter()
+        for use in self._uses:
+            idle = now - use.answered
+            if use.answered >= use.sent and idle >= HELD_TOO_LONG and not use.reported:
+                use.reported = True
+                log.warning(
+                    "connection held without a statement",
+                    route=use.request.route if use.request else None,
+                    request_id=use.request_id,
+                    seconds=round(idle, 1),
+                )
+
+
+def watch(engine: AsyncEngine, settings: Settings) -> None:
+    """Count and time what the engine's pool does, until the process ends."""
+    _Watch(engine, settings.database_pool_recycle)
+    _max.set(settings.database_pool_size + settings.database_max_overflow)
+    # What a worker that was killed had open is not open any more.
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for file in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,275 @@
+"""What the service tells of itself: the pool in /metrics, and where a request's time went in the log."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
+
+from {{ cookiecutter.package_name }}.database import metrics
+from {{ cookiecutter.package_name }}.main import create_app
+from {{ cookiecutter.package_name }}.settings import Settings
+from {{ cookiecutter.package_name }}.web import requests
+from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+
+from tests.support import ROOT, Database, connect, eventually_gone, make_engine, running, served
+
+Samples = dict[str, float]
+
+
+def _parse(exported: str) -> Samples:
+    """Every sample, by its name and what its labels are, without the prefix that all have."""
+    return {
+        " ".join([it.name.removeprefix("db_client_connection_"), *it.labels.values()]): it.value
+        for family in text_string_to_metric_families(exported)
+        for it in family.samples
+    }
+
+
+def _now() -> Samples:
+    registry = CollectorRegistry()
+    for metric in metrics.METRICS:
+        registry.register(metric)
+    return _parse(generate_latest(registry).decode())
+
+
+def _since(before: Samples) -> Samples:
+    return {name: value - before.get(name, 0) for name, value in _now().items()}
+
+
+@pytest.fixture
+def leave() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+def holding(settings: Settings, leave: asyncio.Event) -> FastAPI:
+    """An application with a pool of two, and a route that holds a connection without a statement."""
+    few = {"database_pool_size": 2, "database_pool_timeout": 1}
+    app = create_app(settings.model_copy(update=few))
+
+    @app.get("/hold/{name}")
+    async def hold(name: str, session: SessionDep) -> None:
+        await session.execute(text("SELECT 1"))
+        await leave.wait()
+
+    return app
+
+
+async def _scrape(client: AsyncClient) -> Samples:
+    return _parse((await client.get("/metrics")).text)
+
+
+async def test_the_pool_at_work(holding: FastAPI, leave: asyncio.Event) -> None:
+    before = _now()
+    async with running(holding) as client, asyncio.timeout(20):
+        requests = [asyncio.create_task(client.get(f"/hold/{name}")) for name in "abc"]
+        while (busy := await _scrape(client))["pending_requests"] != 1:
+            await asyncio.sleep(0.01)
+        while (await _scrape(client))["timeouts_total"] == before["timeouts_total"]:
+            await asyncio.sleep(0.01)
+        leave.set()
+        assert sorted([(await it).status_code for it in requests]) == [200, 200, 503]
+        free = await _scrape(client)
+    names = ("count used", "count idle", "pending_requests", "max")
+    assert [busy[it] for it in names] == [before["count used"] + 2, before["count idle"], 1, 2]
+    assert [free[it] for it in names] == [before["count used"], before["count idle"] + 2, 0, 2]
+    after = _since(before)
+    assert after["count idle"] == 0  # the engine is gone, and its connections are
+    assert after["timeouts_total"] == 1
+    assert after["db_client_failures_total unavailable "] == 1
+    assert after["create_time_seconds_count"] == 2
+    assert after["use_time_seconds_count"] == 2
+    assert after["use_time_seconds_sum"] >= 1
+    assert after["wait_time_seconds_count"] == 3
+    assert after["wait_time_seconds_sum"] >= 1
+
+
+Watched = Callable[..., AbstractAsyncContextManager[AsyncEngine]]
+
+
+@pytest.fixture
+def watched(settings: Settings, database: Database) -> Watched:
+    """The service's engine, watched, with a pool of one directly on PostgreSQL."""
+
+    @asynccontextmanager
+    async def watched(**values: object) -> AsyncIterator[AsyncEngine]:
+        values = {"database_url": database.url, "database_pool_size": 1} | values
+        ours = Settings.model_validate(settings.model_dump() | values)
+        async with make_engine(ours, database) as engine:
+            metrics.watch(engine, ours)
+            yield engine
+
+    return watched
+
+
+async def _pid(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        pid: int = await connection.scalar(text("SELECT pg_backend_pid()"))
+        return pid
+
+
+async def _end(database: Database, pid: int) -> None:
+    async with connect(database.url) as direct:
+        await direct.execute("SELECT pg_terminate_backend($1)", pid)
+        await eventually_gone(direct, "pid = $1", pid)
+    await asyncio.sleep(0.1)  # until this process has been told
+
+
+async def test_a_recycled_connection_is_counted_as_one(watched: Watched) -> None:
+    async with watched(database_pool_recycle=1) as engine:
+        await _pid(engine)
+        await asyncio.sleep(1.1)
+        before = _now()
+        await _pid(engine)
+        assert _since(before)["closed_total recycled"] == 1
+
+
+async def test_a_connection_that_the_server_closed_is_counted_as_one(
+    watched: Watched, database: Database
+) -> None:
+    async with watched() as engine:
+        await _end(database, await _pid(engine))
+        before = _now()
+        await _pid(engine)
+        after = _since(before)
+    assert after["closed_total server_closed"] == 1
+    assert (after["count idle"], after["count used"]) == (0, 0)
+
+
+async def test_a_failure_is_counted_as_one(watched: Watched, database: Database) -> None:
+    before = _now()
+    async with watched() as engine:
+        with pytest.raises(DBAPIError):
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        after = _since(before)
+    assert after["closed_total failure"] == 1
+    assert (after["count idle"], after["count used"]) == (0, 0)
+
+
+async def test_overflow_is_counted_as_surplus(watched: Watched) -> None:
+    before = _now()
+    async with watched(database_max_overflow=1) as engine:
+        async with engine.connect(), engine.connect():
+            assert _since(before)["count used"] == 2
+        after = _since(before)
+    assert after["closed_total surplus"] == 1
+    assert (after["count idle"], after["count used"]) == (1, 0)
+
+
+async def test_a_pool_that_keeps_none_is_counted_too(watched: Watched) -> None:
+    before = _now()
+    async with watched(database_pool="null") as engine, engine.connect():
+        assert _since(before)["count used"] == 1
+    after = _since(before)
+    assert (after["count idle"], after["count used"]) == (0, 0)
+    assert after["closed_total surplus"] == 1
+
+
+async def test_what_is_watched_is_exported(app: FastAPI) -> None:
+    """A dashboard or an alert for a metric that nobody exports is silent for ever."""
+    async with running(app) as client:
+        await client.get("/nowhere")
+        exported = (await client.get("/metrics")).text
+    families = list(text_string_to_metric_families(exported))
+    known = {it.name for it in families} | {it.name for family in families for it in family.samples}
+    for file in (ROOT / "monitoring").iterdir():
+        named = set(re.findall(r"\b(?:db_client|http|process)_\w+", file.read_text()))
+        assert named - {"db_client_connection_state"} <= known, file.name
+        assert named
+
+
+async def test_a_held_connection_is_told_with_its_route(
+    holding: FastAPI, leave: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "HELD_TOO_LONG", 0.2)
+    with capture_logs() as logs:
+        async with running(holding) as client, asyncio.timeout(20):
+            request = asyncio.create_task(client.get("/hold/a"))
+            while not (held := [it for it in logs if "without a statement" in it["event"]]):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            leave.set()
+            response = await request
+    assert len(held) == 1
+    assert (held[0]["log_level"], held[0]["route"]) == ("warning", "/hold/{name}")
+    assert held[0]["request_id"] == response.headers["x-request-id"]
+    assert held[0]["seconds"] >= 0.2
+
+
+async def test_a_statement_that_takes_long_holds_no_connection_idly(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "HELD_TOO_LONG", 0.2)
+    with capture_logs() as logs:
+        async with watched() as engine, engine.connect() as connection:
+            await connection.execute(text("SELECT pg_sleep(0.6)"))
+    assert logs == []
+
+
+async def test_where_a_request_spent_its_time(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(requests, "SLOW", 0.0)
+    caplog.set_level("INFO")
+
+    @app.get("/reads/{n}")
+    async def reads(n: int, session: SessionDep) -> None:
+        for _ in range(n):
+            await session.execute(text("SELECT pg_sleep(0.1)"))
+
+    with capture_logs() as logs:
+        async with running(app) as client:
+            await client.get("/reads/2")
+    [line] = [it for it in logs if it["event"] == "request"]
+    assert line["log_level"] == "info"
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/reads/{n}", 200)
+    assert line["statements"] == 2
+    assert 0.2 <= line["database"] <= line["seconds"]
+    assert 0 < line["waited"] <= line["seconds"]
+
+
+async def _events(database: Database, folder: Path, level: str) -> list[str]:
+    async with served(database.pooler_url, folder, LOG_LEVEL=level) as service:
+        await service.client.get("/readyz")
+        await service.client.get("/nowhere")
+    return [it for it in service.output.splitlines() if '"event": "request"' in it]
+
+
+async def test_a_healthy_service_has_a_short_log(database: Database, tmp_path: Path) -> None:
+    quiet, talkative = await asyncio.gather(
+        *(_events(database, tmp_path, level) for level in ("info", "debug"))
+    )
+    assert quiet == []
+    assert len([it for it in talkative if "/readyz" in it or '"status": 404' in it]) == 2
+
+
+async def test_a_worker_that_was_killed_is_not_counted(database: Database, tmp_path: Path) -> None:
+    env = {"DATABASE_POOL_SIZE": "7", "TMPDIR": str(tmp_path)}
+
+    def workers() -> set[int]:
+        files = tmp_path.glob("*/gauge_livesum_*.db")
+        return {int(file.stem.removeprefix("gauge_livesum_")) for file in files}
+
+    async with served(database.pooler_url, tmp_path, "--workers", "2", **env) as service:
+        while len(both := workers()) < 2:
+            await asyncio.sleep(0.05)
+        os.kill(min(both), signal.SIGKILL)
+        while min(both) in workers():
+            await asyncio.sleep(0.05)
+        while (await _scrape(service.client))["max"] != 14:
+            await asyncio.sleep(0.05)
