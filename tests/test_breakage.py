@@ -1094,8 +1094,8 @@ ROWS = [
     ),
     Row(
         "every answer in the schema",
-        "src/{package}/items/routes.py",
-        {"problems(400, 408, 413)": "problems(408, 413)"},
+        MAIN,
+        {'        responses=problems("4XX", "5XX"),\n': ""},
         "tests/api/test_schema.py::test_the_api_keeps_to_its_schema",
     ),
     Row(
@@ -1168,10 +1168,28 @@ ROWS = [
         HOSTILE + "test_hostile_json_is_a_short_problem",
     ),
     Row(
+        "no worker without its parent",
+        MAIN,
+        {"parent := multiprocessing.parent_process()": "parent := None"},
+        SERVE + "test_workers_end_when_their_parent_is_killed",
+    ),
+    Row(
         "every method of the path in a 405",
         PROBLEMS,
         {"if error.status_code == 405": "if False"},
         WEB + "test_a_405_names_every_method_of_the_path",
+    ),
+    Row(
+        "no method of another path in a 405",
+        PROBLEMS,
+        {"if route.path == path": "if path"},
+        WEB + "test_a_405_names_every_method_of_the_path",
+    ),
+    Row(
+        "the same title on every Python",
+        PROBLEMS,
+        {"Unprocessable Content": "Unprocessable Entity"},
+        WEB + "test_an_invalid_body_is_named_but_not_repeated",
     ),
     Row(
         "no password in the log",

@@ -174,8 +174,11 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
         assert re.search(
             rf"database engine .* pool_size=10 .*@127.0.0.1:{port}$", log.read_text(), re.MULTILINE
         )
+        url = url_of(log, "PostgreSQL")
+        assert f"The API:    {running.base_url}/docs" in log.read_text()
     with dev(project, log) as running:
         assert running.request("/items")[1]["items"][0]["name"] == "kept"
+        assert url_of(log, "PostgreSQL") == url  # which a shell has exported
     assert (project.path / ".gitignore").read_text().count("/.devstack/") == 1
 
 
@@ -320,7 +323,15 @@ def test_what_another_user_has_made_is_told(service: Project) -> None:
             check=False,
         )
         Path(name).chmod(0o755)
-    assert re.search(rf"Permission denied.*`chown -R \w+ {name}/.devstack` as root", result.stderr)
+    assert re.search(rf"Permission denied.*`chown -R \w+ {name}` as root", result.stderr)
+
+
+def test_a_cache_that_is_not_ours_fails_no_test(service: Project, copied: Project) -> None:
+    """After one run as root, or in a folder that is read-only."""
+    (copied.path / ".pytest_cache").write_text("")
+    command = [service.python, "-m", "pytest", "-n0", "tests/unit/test_settings.py"]
+    env = environment(PYTHONPATH=str(copied.path / "src"))
+    subprocess.run(command, cwd=copied.path, env=env, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -376,9 +387,9 @@ def test_a_proxy_is_not_asked_for_this_machine(service: Project) -> None:
     """`http_proxy` without NO_PROXY, as in a company's network. Nobody listens at this one."""
     with devstack(service):
         pass  # PgBouncer is there, for which apt may ask the proxy
-    proxies = dict.fromkeys(
-        ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1"
-    )
+    # httpx refuses the last, whomever it is to ask: it has no SOCKS.
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy"), "http://127.0.0.1:1")
+    proxies["ALL_PROXY"] = "socks5://127.0.0.1:1"
     service.check("pytest", "-q", "tests/api/test_serve.py", NO_PROXY="", no_proxy="", **proxies)
 
 

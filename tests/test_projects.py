@@ -73,7 +73,7 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
     metadata = tomllib.loads((project.path / "pyproject.toml").read_text())["project"]
     license = answers.get("license", "Proprietary")
     assert metadata.get("license") == (None if license == "Proprietary" else license)
-    assert metadata["requires-python"] == f">={answers.get('minimum_python', '3.11')}"
+    assert metadata["requires-python"] == f">={answers.get('minimum_python', '3.11')},<3.15"
     text = project.path / "LICENSE"
     assert (LICENSES[license] or "") in (text.read_text() if text.exists() else "")
     assert text.exists() == (LICENSES[license] is not None)

@@ -306,7 +306,10 @@ def test_a_service_of_an_older_template_can_be_updated(tmp_path: Path) -> None:
     assert differing(project) == changed
 
 
-def test_a_service_made_without_cruft_is_linked_later(template: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_service_made_without_cruft_is_linked_later(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tagged: bool
+) -> None:
     """With the version that its pyproject.toml says, and the answers typed again."""
     (tmp_path / "baked").mkdir()
     project = bake(tmp_path / "baked")
@@ -315,9 +318,16 @@ def test_a_service_made_without_cruft_is_linked_later(template: Path, tmp_path: 
     commit(project.path, "a team's work, without cruft")
     metadata = tomllib.loads((project.path / "pyproject.toml").read_text())
     release = f"v{metadata['tool']['fastapi-pooler-template']['version']}"
-    git(template, "tag", release)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", str(arrow.utcnow().shift(minutes=1)))
     (template / "later").touch()
     commit(template, "a commit after the release")
+    if tagged:
+        git(template, "tag", release, "HEAD^")
+    else:
+        document = (TEMPLATE / "docs/updating.md").read_text()
+        [line] = re.findall("^git -C ../template (log .*)$", document, re.MULTILINE)
+        find = ["bash", "-c", f"git -C '{template}' {line}"]
+        release = subprocess.check_output(find, cwd=project.path, text=True).strip()
 
     cruft(project.path, "link", str(template), "--checkout", release, typed="\n" * 20)
     commit(project.path, "linked")

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from httpx import AsyncClient, RemoteProtocolError
+from httpx import RemoteProtocolError
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.service.late import FAILURES, VALUE
-from tests.support import ROOT, Database, Served, connect, served
+from tests.support import ROOT, Database, Served, connect, new_client, served
 
 # What a request is answered with, before anything has been sent.
 STATUS = {"unique": 409, "text": 422, "argument": 422, "search": 500, "type": 422}
@@ -27,7 +27,7 @@ async def table(database: Database, servers_are_ours: None) -> AsyncIterator[Non
 
 async def _ask(service: Served, path: str) -> int:
     # On a connection of its own: uvicorn closes one after a defect.
-    async with AsyncClient(base_url=service.client.base_url) as client:
+    async with new_client(service.client.base_url) as client:
         try:
             return (await client.get(path)).status_code
         except RemoteProtocolError:  # the stream was cut off

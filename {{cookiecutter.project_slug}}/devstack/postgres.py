@@ -28,6 +28,7 @@ def postgres(data: Path | None = None) -> Iterator[str]:
     with TemporaryDirectory() as scratch, locked(data) if data else nullcontext() as lock:
         home = data.resolve() if data else Path(scratch)
         password = prepare(programs, home, Path(scratch), lock)
+        used = home / "cluster" / "devstack.port"
         program = [str(programs / "postgres"), "-D", str(home / "cluster")]
         advice = f"\nIf {home} can't be used any more, delete it: its rows are lost then."
         with server(
@@ -37,7 +38,9 @@ def postgres(data: Path | None = None) -> Iterator[str]:
             stop=signal.SIGINT if data else signal.SIGQUIT,  # without a last write to the disk
             lock=lock,
             advice=advice if data else "",
+            before=int(used.read_text() or 0) if used.exists() else 0,
         ) as port:
+            used.write_text(str(port))  # so that what a shell has exported holds for the next one
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
@@ -121,7 +124,8 @@ def unusable(home: Path, error: OSError) -> DevstackError:
     if not home.exists():
         told += f" The database is to be kept there: make {home.parent} writable."
     elif isinstance(error, PermissionError):
-        yours = f"`chown -R {getpass.getuser()} {home}`"
+        # All of it: pytest, mypy and ruff have their caches beside.
+        yours = f"`chown -R {getpass.getuser()} {home.parent}`"
         told += f" If root has run this before, {yours} as root makes it yours, with its rows."
     else:
         told += f" Move {home} away, or delete it: its rows are lost then."

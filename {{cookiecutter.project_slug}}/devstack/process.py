@@ -75,13 +75,15 @@ def server(
     *,
     says: str,
     stop: signal.Signals,
-    port: int | None = None,
+    port: int = 0,
+    before: int = 0,
     lock: int | None = None,
     advice: str = "",
 ) -> Iterator[int]:
-    """Run the command for a port; the port, once its log `says` it is ready. Another may answer there."""
+    """Run the command for `port`, or else one that is free, `before` if it is; the port, once its log
+    `says` it is ready. Another may answer there."""
     for _ in range(5):
-        chosen = port or free_port()
+        chosen = port or free_port(before)
         with guarded([*unprivileged(), *command(chosen)], log, stop, lock) as process:
             if ready(process, log, says.format(port=chosen)):
                 yield chosen
@@ -107,11 +109,13 @@ def ready(process: subprocess.Popen[bytes], log: Path, says: str) -> bool:
         time.sleep(0.02)
 
 
-def free_port() -> int:
+def free_port(preferred: int = 0) -> int:
     """A port nobody listens on now. It may be taken before we use it, so callers try again."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    try:
+        with socket.create_server(("127.0.0.1", preferred)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError:
+        return free_port()
 
 
 def tail(log: Path) -> str:

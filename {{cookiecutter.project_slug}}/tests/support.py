@@ -16,7 +16,7 @@ import uvicorn
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 from fastapi.requests import HTTPConnection
-from httpx import ASGITransport, AsyncClient, ConnectError
+from httpx import URL, ASGITransport, AsyncClient, ConnectError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.engine import create_engine
@@ -89,12 +89,17 @@ def work_in(app: FastAPI, schema: str) -> None:
     app.dependency_overrides |= {get_sessions: write, get_read_session: read}
 
 
+def new_client(base_url: URL | str, **options: Any) -> AsyncClient:
+    """A client for this machine, which asks no proxy: not even whether it knows how."""
+    return AsyncClient(base_url=base_url, trust_env=False, **options)
+
+
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[AsyncClient]:
     """Open the application, as a server would, and talk to it."""
     async with LifespanManager(app) as manager:
         transport = ASGITransport(manager.app, raise_app_exceptions=False)
-        async with AsyncClient(transport=transport, base_url="http://service") as client:
+        async with new_client("http://service", transport=transport) as client:
             yield client
 
 
@@ -107,7 +112,7 @@ async def serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
         while not server.started:
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with new_client(f"http://127.0.0.1:{port}") as client:
             yield client
     finally:
         server.should_exit = True
@@ -148,7 +153,7 @@ async def served(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(60):
+    async with new_client(f"http://127.0.0.1:{port}") as client, asyncio.timeout(60):
         try:
             while not await _answers(client):
                 assert process.returncode is None, log.read_text()

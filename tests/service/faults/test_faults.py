@@ -6,11 +6,10 @@ import signal
 import time
 
 import pytest
-from httpx import AsyncClient
 
 from tests.service.faults.load import Load, load
 from tests.service.faults.servers import Servers
-from tests.support import Served, connect, eventually_gone
+from tests.support import Served, connect, eventually_gone, new_client
 
 GOOD = {200, 201}
 STUCK = "state LIKE 'idle in transaction%'"
@@ -100,7 +99,7 @@ async def test_a_backend_hangs(servers: Servers, service: Served) -> None:
 async def test_clients_hang_up(servers: Servers, service: Served) -> None:
     async with load(service.client) as requests:
         for turn in range(10):
-            async with AsyncClient(base_url=service.client.base_url) as client:
+            async with new_client(service.client.base_url) as client:
                 posts = [
                     asyncio.create_task(client.post(f"/entries/{-50 * turn - number - 1}"))
                     for number in range(50)

@@ -29,9 +29,10 @@ KEEP_ALIVE = 75
 
 main = typer.Typer(
     name="{{ cookiecutter.project_slug }}",
-    help="{{ cookiecutter.description }}",
+    help="{{ cookiecutter.description | trim }}",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # a description may have brackets
     # A traceback with local variables would show the password.
     pretty_exceptions_enable=False,
 )

@@ -1,10 +1,15 @@
 """The application: what it is made of, and what it opens and closes."""
 
 import gc
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -28,12 +33,18 @@ from {{ cookiecutter.package_name }}.settings import (
 )
 from {{ cookiecutter.package_name }}.web import health
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
-from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers
+from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers, problems
 from {{ cookiecutter.package_name }}.web.requests import RequestLog
 
 # A UUID, with hyphens or without. The middleware's own check passes 60,000 hyphens before it, and
 # what passes is in every line of the log.
 REQUEST_ID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+
+
+def _end_after(parent: BaseProcess) -> None:
+    """Whoever was killed can't end its workers: they would serve on, and keep the port."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -46,6 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # What is imported by now stays for good. The garbage collector would look through it whenever a
         # thousand requests come at once, for 80 ms in which nobody is answered.
         gc.freeze()
+        if parent := multiprocessing.parent_process():  # one of several workers, or `dev`
+            Thread(target=_end_after, args=(parent,), daemon=True).start()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -59,8 +72,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             }
 
     app = FastAPI(
-        title="{{ cookiecutter.project_name }}",
-        description="{{ cookiecutter.description }}",
+        title="{{ cookiecutter.project_name | trim }}",
+        description="{{ cookiecutter.description | trim }}",
         version=version("{{ cookiecutter.project_slug }}"),
         lifespan=lifespan,
         # Off without OTEL_EXPORTER_OTLP_ENDPOINT. Its logs would have the text of errors, in which people's
@@ -68,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": True, "logs": False, "metrics": False},
         # /orders/1/, /orders/2/ ... would be redirected, and each be a label in /metrics for ever.
         redirect_slashes=False,
+        responses=problems("4XX", "5XX"),
     )
     install_problem_handlers(app)
     # The last that is added sees a request first: what is refused costs no more than an id.

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 import pytest
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import StreamingResponse
-from httpx import AsyncClient, Limits
+from httpx import Limits
 
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 
-from tests.support import running, serving
+from tests.support import new_client, running, serving
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_streams_leave_room_for_others(few: FastAPI) -> None:
 
     async with serving(few) as client, asyncio.timeout(20):
         # The client's own limit is 100 connections.
-        many = AsyncClient(base_url=client.base_url, limits=Limits(max_connections=300))
+        many = new_client(client.base_url, limits=Limits(max_connections=300))
         async with many, AsyncExitStack() as streams:
             for _ in range(20):
                 response = await streams.enter_async_context(many.stream("GET", "/test/events"))

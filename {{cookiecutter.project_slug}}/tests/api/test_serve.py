@@ -8,20 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import uvicorn
-from httpx import AsyncClient
 from sqlalchemy import make_url
 from typer.testing import CliRunner, Result
 
 from {{ cookiecutter.package_name }} import cli, logs
 from {{ cookiecutter.package_name }}.web.limits import LONGEST
 
-from tests.support import ROOT, Database, served
+from tests.support import ROOT, Database, new_client, served
 
 MODULE = [sys.executable, "-m", "{{ cookiecutter.package_name }}"]
 
@@ -60,7 +60,7 @@ async def test_workers_have_pools_of_their_own_and_one_log(
         while service.output.count("database engine") < 2:
             await asyncio.sleep(0.05)
         for _ in range(20):  # each on a connection of its own, which either worker may take
-            async with AsyncClient(base_url=service.client.base_url, headers=headers) as client:
+            async with new_client(service.client.base_url, headers=headers) as client:
                 assert (await client.get("/readyz")).headers["x-request-id"] == request_id
         metrics = (await service.client.get("/metrics")).text
     assert service.process.returncode == 0
@@ -69,6 +69,32 @@ async def test_workers_have_pools_of_their_own_and_one_log(
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7, 7]
     requests = [line for line in lines if line.get("route") == "/readyz"]
     assert [line["request_id"] for line in requests] == [request_id] * 20
+
+
+async def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
+    """They would serve on, and keep the port from whoever starts in its place."""
+    process = await asyncio.create_subprocess_exec(
+        *(*MODULE, "serve", "--workers", "2", "--port", "0"),
+        cwd=tmp_path,
+        env=os.environ | {"DATABASE_URL": database.pooler_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout
+    try:
+        async with asyncio.timeout(30):
+            for _ in range(2):
+                while b"startup complete" not in await process.stdout.readline():
+                    pass
+        process.kill()
+        async with asyncio.timeout(10):
+            told = await process.stdout.read()  # until nobody has it open
+        assert told.count(b"Application shutdown complete") == 2
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 async def test_serve_says_once_why_it_cant_connect_and_goes_on(tmp_path: Path) -> None:

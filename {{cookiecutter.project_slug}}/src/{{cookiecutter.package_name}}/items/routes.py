@@ -14,7 +14,7 @@ from {{ cookiecutter.package_name }}.items.schemas import (
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep, SessionDep
 from {{ cookiecutter.package_name }}.web.problems import problems
 
-router = APIRouter(prefix="/items", tags=["items"], responses=problems(422, 503))
+router = APIRouter(prefix="/items", tags=["items"])
 
 # PostgreSQL's bigint. Beyond it asyncpg refuses the argument.
 ItemId = Annotated[int, Path(ge=1, le=2**63 - 1)]
@@ -25,7 +25,7 @@ CREATE = insert(items).returning(items)
 READ = select(items).where(items.c.id == bindparam("id"))
 
 
-@router.post("", status_code=201, responses=problems(400, 408, 413))
+@router.post("", status_code=201)
 async def create_item(new: ItemCreate, session: SessionDep) -> ItemRead:
     result = await session.execute(CREATE, new.model_dump())
     return ItemRead.model_validate(result.one())
@@ -51,10 +51,11 @@ async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
     return _found(item_id, result.one_or_none())
 
 
-@router.patch("/{item_id}", responses=problems(400, 404, 408, 413))
+@router.patch("/{item_id}", responses=problems(404))
 async def change_item(item_id: ItemId, change: ItemChange, session: SessionDep) -> ItemRead:
-    query = update(Item).where(Item.id == item_id).values(change).returning(Item)
-    item = await session.scalar(query) if change else await session.get(Item, item_id)
+    values = change.model_dump(exclude_unset=True)
+    query = update(Item).where(Item.id == item_id).values(values).returning(Item)
+    item = await session.scalar(query) if values else await session.get(Item, item_id)
     return _found(item_id, item)
 
 

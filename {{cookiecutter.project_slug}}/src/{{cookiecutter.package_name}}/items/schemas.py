@@ -1,7 +1,6 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic's, which takes no other before Python 3.12
 
 
 def _without_nul(text: str) -> str:
@@ -22,13 +21,13 @@ class ItemCreate(BaseModel):
     description: Description | None = None
 
 
-class ItemChange(TypedDict, total=False):
-    """What to change: a field that is left out stays as it is."""
+class ItemChange(BaseModel):
+    """What to change: a field that is left out stays as it is, so its default is never used."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    model_config = ConfigDict(extra="forbid")
 
-    name: Name
-    description: Description | None
+    name: Name = Field(default_factory=str)
+    description: Description | None = None
 
 
 class ItemRead(BaseModel):

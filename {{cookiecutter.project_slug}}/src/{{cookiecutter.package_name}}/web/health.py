@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from {{ cookiecutter.package_name }}.database.report import log_failure
 from {{ cookiecutter.package_name }}.web.dependencies import ReadSessionDep
-from {{ cookiecutter.package_name }}.web.problems import problems
 
 router = APIRouter(tags=["health"])
 
@@ -30,7 +29,7 @@ async def livez() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses=problems(503))
+@router.get("/readyz")
 async def readyz(session: ReadSessionDep) -> Health:
     """The database answers a query through the pool, the way a request's query goes."""
     try:

@@ -1,7 +1,6 @@
 """Errors as RFC 9457 problem details (`application/problem+json`)."""
 
 from contextlib import suppress
-from http import HTTPStatus
 from http.client import responses
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from fastapi.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,6 +42,17 @@ _ANSWERS = {
     Failure.UNKNOWN: (500, None),
 }
 
+# Python's, but for those that are other words before 3.13: RFC 9110's.
+_TITLES: dict[Any, str] = {
+    **responses,
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+    "4XX": "Client Error",
+    "5XX": "Server Error",
+}
+
 
 class Problem(BaseModel):
     """What went wrong, for people and for programs."""
@@ -69,16 +80,11 @@ _REFUSAL = (
 )
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses`: the problems that it answers with, for OpenAPI."""
-    schema = Problem.model_json_schema()
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
+def problems(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """`responses` for OpenAPI. The application has `4XX` and `5XX`, so a route needs none; it may name
+    one, as `problems(404)`, for whoever reads the document."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": _TITLES[status], "content": content} for status in statuses}
 
 
 def _respond(
@@ -89,7 +95,7 @@ def _respond(
     errors: list[dict[str, str]] | None = None,
 ) -> ProblemResponse:
     problem = Problem(
-        title=responses.get(status, "Error"),
+        title=_TITLES.get(status, "Error"),
         status=status,
         detail=detail,
         request_id=correlation_id.get(),
@@ -118,18 +124,23 @@ async def _http(request: Request, error: HTTPException) -> ProblemResponse:
     detail = str(error.detail) if told else None
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = _allowed(request)
+        headers |= _allowed(request)
     return _respond(error.status_code, detail, headers=headers)
 
 
-def _allowed(request: Request) -> str:
-    """Every method of the path. Starlette names those of the first route that has it."""
-    return ", ".join(
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-        for route in request.app.routes
-        if route.matches({**request.scope, "method": method})[0] is Match.FULL
-    )
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of the path. Starlette names those of the first route that matches: of `/{id}`, it may
+    be, where the path is `/count`."""
+    routes = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.matches(request.scope)[0] is Match.PARTIAL
+    ]
+    if not routes:
+        return {}
+    path = min(routes, key=lambda route: len(route.param_convertors)).path
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
