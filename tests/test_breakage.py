@@ -29,6 +29,7 @@ LIMITS = "src/{package}/web/limits.py"
 DOCTOR = "src/{package}/observe/doctor.py"
 POOLER = "src/{package}/observe/pooler.py"
 METRICS = "src/{package}/database/metrics.py"
+POOL = "src/{package}/database/pool.py"
 REQUESTS = "src/{package}/web/requests.py"
 TUNE = "src/{package}/observe/tune.py"
 LOAD = "src/{package}/observe/load.py"
@@ -1841,6 +1842,12 @@ ROWS = [
         METRICS,
         {"            use.request.statements += statements\n": ""},
         METERED + "test_where_a_request_spent_its_time",
+    ),
+    Row(
+        "a place in the line for a connection",
+        POOL,
+        {"    _queue_class = _Queue\n": ""},
+        SETTINGS + "test_who_waits_for_a_connection_keeps_their_place",
     ),
 ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from asyncpg import connect_utils
-from sqlalchemy import func, make_url, select, text
+from sqlalchemy import event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -54,6 +54,29 @@ async def test_pool_size_and_pool_timeout(configured: Configured) -> None:
             async with engine.connect():
                 pass
         assert 0.3 <= time.monotonic() - started < 2
+
+
+async def test_who_waits_for_a_connection_keeps_their_place(configured: Configured) -> None:
+    """SQLAlchemy's queue gives what comes back to whoever asks next, and sends who waited to its end."""
+    order: list[str] = []
+    asking: list[asyncio.Task[None]] = []
+    async with configured(DATABASE_POOL_SIZE=1) as engine:
+
+        async def ask(name: str) -> None:
+            async with engine.connect():
+                order.append(name)
+
+        def come(name: str) -> None:
+            asking.append(asyncio.create_task(ask(name)))
+
+        async with engine.connect():
+            for name in "abc":
+                come(name)
+            await asyncio.sleep(0.1)
+            event.listen(engine.sync_engine, "checkin", lambda *_: come("late"), once=True)
+        while asking:
+            await asking.pop()
+    assert order == ["a", "b", "c", "late"]
 
 
 async def test_max_overflow(configured: Configured) -> None:

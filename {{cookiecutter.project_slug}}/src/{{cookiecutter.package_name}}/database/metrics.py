@@ -24,7 +24,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -101,26 +101,22 @@ class Spent:
 spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
 
 
-class Pool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's. It has events for all but the wait."""
-
-    __module__ = AsyncAdaptedQueuePool.__module__  # after which SQLAlchemy names its logger
-
-    def connect(self) -> PoolProxiedConnection:
-        """Wait for a connection."""
-        begun = time.perf_counter()
-        _pending.inc()
-        try:
-            return super().connect()
-        except PoolTimeoutError:
-            _timeouts.inc()
-            raise
-        finally:
-            _pending.dec()
-            waited = time.perf_counter() - begun
-            _wait_time.observe(waited)
-            if (request := spent.get()) is not None:
-                request.waited += waited
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Somebody waits for a connection, until it is there or nobody waits any more."""
+    begun = time.perf_counter()
+    _pending.inc()
+    try:
+        yield
+    except PoolTimeoutError:
+        _timeouts.inc()
+        raise
+    finally:
+        _pending.dec()
+        waited = time.perf_counter() - begun
+        _wait_time.observe(waited)
+        if (request := spent.get()) is not None:
+            request.waited += waited
 
 
 @dataclass(eq=False, slots=True)
