@@ -1828,8 +1828,20 @@ ROWS = [
     Row(
         "a long statement is taken for a held connection",
         METRICS,
-        {"use.answered >= use.sent and ": ""},
-        METERED + "test_a_statement_that_takes_long_holds_no_connection_idly",
+        {"            if use.sent > use.answered:\n                continue\n": ""},
+        METERED + "test_work_that_takes_long_is_no_idle_connection",
+    ),
+    Row(
+        "a stream is taken for a held connection",
+        METRICS,
+        {"                use.answered = now\n": "                pass\n"},
+        METERED + "test_work_that_takes_long_is_no_idle_connection",
+    ),
+    Row(
+        "COPY is taken for a held connection",
+        CONNECTION,
+        {"_timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result": "result"},
+        METERED + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
         "every request is logged",

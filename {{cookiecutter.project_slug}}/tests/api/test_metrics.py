@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.database import metrics
+from {{ cookiecutter.package_name }}.database.session import Sessions
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web import requests
@@ -213,13 +214,38 @@ async def test_a_held_connection_is_told_with_its_route(
     assert held[0]["seconds"] >= 0.2
 
 
-async def test_a_statement_that_takes_long_holds_no_connection_idly(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+async def _statement(session: AsyncSession) -> None:
+    await session.execute(text("SELECT pg_sleep(0.6)"))
+
+
+async def _ignore(data: bytes) -> None: ...
+
+
+async def _copy(session: AsyncSession) -> None:
+    async with session.begin_nested():
+        raw = await (await session.connection()).get_raw_connection()
+        driver = raw.driver_connection
+        assert driver is not None
+        await driver.copy_from_query("SELECT pg_sleep(0.6)", output=_ignore)
+
+
+async def _stream(session: AsyncSession) -> None:
+    numbers = text("SELECT generate_series(1, 1000)").execution_options(yield_per=10)
+    async for number in await session.stream(numbers):
+        if number[0] % 10 == 0:
+            await asyncio.sleep(0.006)
+
+
+@pytest.mark.parametrize("work", [_statement, _copy, _stream])
+async def test_work_that_takes_long_is_no_idle_connection(
+    work: Callable[[AsyncSession], Awaitable[None]],
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics, "HELD_TOO_LONG", 0.2)
     with capture_logs() as logs:
-        async with watched() as engine, engine.connect() as connection:
-            await connection.execute(text("SELECT pg_sleep(0.6)"))
+        async with watched() as engine, Sessions(engine).begin() as session:
+            await work(session)
     assert logs == []
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, cast
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
-from {{ cookiecutter.package_name }}.database.metrics import Use
+from {{ cookiecutter.package_name }}.database.metrics import Use, sent
 from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
 
 # A choice: more than a small service has, and about a megabyte for each connection at most.
@@ -143,9 +144,15 @@ def _inside(method: Callable[..., Any]) -> Callable[..., Any]:
         self._refuse_outside()
         if self.lent_to == "reader":
             raise ReadOnlyError(f"{method.__name__}() is not for reading")
-        return method(self, *args, **kwargs)
+        result = method(self, *args, **kwargs)
+        return _timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result
 
     return inside
+
+
+async def _timed(connection: Connection, name: str, result: Awaitable[Any]) -> Any:
+    with sent(connection.use, name):
+        return await result
 
 
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for

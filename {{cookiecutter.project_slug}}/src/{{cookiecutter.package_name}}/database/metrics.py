@@ -123,11 +123,14 @@ def waiting() -> Iterator[None]:
 class Use:
     """A connection on loan."""
 
+    connection: Any
     request: Spent | None
     request_id: str | None
     since: float
     sent: float
     answered: float
+    queries: int | None = None
+    """How many the driver had sent when somebody looked."""
     reported: bool = False
 
 
@@ -192,8 +195,8 @@ class _Watch:
 
     def checkout(self, connection: Any, entry: ConnectionPoolEntry, proxy: Any) -> None:
         now = time.perf_counter()
-        use = Use(spent.get(), correlation_id.get(), now, now, now)
-        connection.driver_connection.use = use
+        driver = connection.driver_connection
+        driver.use = use = Use(driver, spent.get(), correlation_id.get(), now, now, now)
         self._uses.add(use)
         if self._timer is None:
             self._look_later()
@@ -251,8 +254,13 @@ class _Watch:
             self._look_later()
         now = time.perf_counter()
         for use in self._uses:
+            if use.sent > use.answered:
+                continue
+            known, use.queries = use.queries, use.connection._protocol.queries_count
+            if known is not None and known != use.queries:  # a cursor's fetches, which nobody times
+                use.answered = now
             idle = now - use.answered
-            if use.answered >= use.sent and idle >= HELD_TOO_LONG and not use.reported:
+            if idle >= HELD_TOO_LONG and not use.reported:
                 use.reported = True
                 log.warning(
                     "connection held without a statement",
@@ -265,7 +273,8 @@ class _Watch:
 def watch(engine: AsyncEngine, settings: Settings) -> None:
     """Count and time what the engine's pool does, until the process ends."""
     _Watch(engine, settings.database_pool_recycle)
-    _max.set(settings.database_pool_size + settings.database_max_overflow)
+    if settings.database_pool == "queue":
+        _max.set(settings.database_pool_size + settings.database_max_overflow)
     # What a worker that was killed had open is not open any more.
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     for file in Path(folder).glob("gauge_live*_*.db") if folder else ():
