@@ -770,13 +770,13 @@ ROWS = [
     ),
     Row(
         "the other connections, after a timeout",
-        CONNECTION,
+        FAILURES,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
         SETTINGS + "test_a_statement_that_timed_out_costs_one_connection",
     ),
     Row(
         "the other connections, after a ping that timed out",
-        CONNECTION,
+        FAILURES,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
         SETTINGS + "test_a_ping_that_timed_out_costs_one_connection",
     ),
@@ -1796,7 +1796,7 @@ ROWS = [
     Row(
         "who waits is not counted",
         METRICS,
-        {"        _pending.inc()\n": ""},
+        {"    _pending.inc()\n": ""},
         METERED + "test_the_pool_at_work",
     ),
     Row(
@@ -1840,7 +1840,9 @@ ROWS = [
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
-        {"_timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result": "result"},
+        {
+            "_timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result": "result"
+        },
         METERED + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
@@ -1860,6 +1862,38 @@ ROWS = [
         POOL,
         {"    _queue_class = _Queue\n": ""},
         SETTINGS + "test_who_waits_for_a_connection_keeps_their_place",
+    ),
+    Row(
+        "a line for a request that raises",
+        REQUESTS,
+        {"            if not ended:\n": "            if False:\n"},
+        METERED + "test_the_line_of_a_request_that_did_not_end_well",
+    ),
+    Row(
+        "no line for what is refused",
+        LIMITS,
+        {
+            "            await refuse(send, self.tickets.take())": (
+                "            structlog.get_logger().info('request', status=503, waited=0)\n"
+                "            await refuse(send, self.tickets.take())"
+            ),
+            "import random\n": "import random\nimport structlog\n",
+        },
+        METERED + "test_what_is_refused_at_the_limit_writes_no_line",
+    ),
+    Row(
+        "others that are not blamed for one connection's failure",
+        METRICS,
+        {
+            "isinstance(error, InvalidatePoolError) or (error is not None and all_broke(error))": "True"
+        },
+        METERED + "test_a_failure_of_one_connection_is_none_of_the_others",
+    ),
+    Row(
+        "a connection that left the pool is not in use",
+        METRICS,
+        {'"invalidate", "detach", "close"': '"invalidate", "close"'},
+        METERED + "test_a_connection_that_leaves_the_pool_is_not_in_use",
     ),
 ]
 

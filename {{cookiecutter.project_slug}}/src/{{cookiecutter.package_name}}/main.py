@@ -93,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         registry.register(metric)
     instrumentator = Instrumentator(registry=registry).instrument(app)
     connections = settings.database_pool_size + settings.database_max_overflow
+    app.add_middleware(RequestLog)
     app.add_middleware(
         RequestLimit,
         limit=connections * settings.requests_per_connection,
@@ -102,7 +103,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "http_requests_refused", "Requests refused at the limit.", registry=registry
         ),
     )
-    app.add_middleware(RequestLog)
     app.add_middleware(
         CorrelationIdMiddleware, validator=lambda sent: bool(REQUEST_ID.fullmatch(sent))
     )

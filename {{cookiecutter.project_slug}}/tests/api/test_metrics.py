@@ -5,12 +5,13 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from httpx import AsyncClient
+from fastapi.responses import StreamingResponse
+from httpx import AsyncClient, HTTPError
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
@@ -26,6 +27,7 @@ from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web import requests
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
 
+from tests.documents import OPERATIONS
 from tests.support import ROOT, Database, connect, eventually_gone, make_engine, running, served
 
 Samples = dict[str, float]
@@ -174,6 +176,36 @@ async def test_overflow_is_counted_as_surplus(watched: Watched) -> None:
     assert (after["count idle"], after["count used"]) == (1, 0)
 
 
+async def test_a_connection_that_leaves_the_pool_is_not_in_use(watched: Watched) -> None:
+    """As one does that nobody gave back, when the garbage collector finds it."""
+    before = _now()
+    async with watched() as engine, engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        assert _since(before)["count used"] == 1
+        connection.sync_connection.detach()  # type: ignore[union-attr]
+        after = _since(before)
+    assert (after["count idle"], after["count used"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT pg_sleep(1)", "SELECT pg_terminate_backend(pg_backend_pid())"]
+)
+async def test_a_failure_of_one_connection_is_none_of_the_others(
+    watched: Watched, sql: str
+) -> None:
+    few = {"database_pool_size": 2, "database_pool_recycle": 1, "database_command_timeout": 0.3}
+    async with watched(**few) as engine:
+        async with engine.connect() as one, engine.connect() as other:
+            await other.execute(text("SELECT 1"))
+            with pytest.raises(DBAPIError):
+                await one.execute(text(sql))
+        await asyncio.sleep(1.1)
+        before = _now()
+        async with engine.connect(), engine.connect():
+            pass
+        assert _since(before)["closed_total recycled"] == 1
+
+
 async def test_a_pool_that_keeps_none_is_counted_too(watched: Watched) -> None:
     before = _now()
     async with watched(database_pool="null") as engine, engine.connect():
@@ -194,6 +226,10 @@ async def test_what_is_watched_is_exported(app: FastAPI) -> None:
         named = set(re.findall(r"\b(?:db_client|http|process)_\w+", file.read_text()))
         assert named - {"db_client_connection_state"} <= known, file.name
         assert named
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "monitoring" / "alerts.yaml").read_text())
+    assert alerts == re.findall(
+        r"^\| `(\w+)` \|", OPERATIONS.read_text().partition("| alert |")[2], re.MULTILINE
+    )
 
 
 async def test_a_held_connection_is_told_with_its_route(
@@ -269,6 +305,50 @@ async def test_where_a_request_spent_its_time(
     assert line["statements"] == 2
     assert 0.2 <= line["database"] <= line["seconds"]
     assert 0 < line["waited"] <= line["seconds"]
+
+
+async def test_the_line_of_a_request_that_did_not_end_well(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answer is not sent by the service's own code, or was begun and is not ended."""
+    caplog.set_level("INFO")
+
+    @app.get("/raises")
+    async def raises() -> None:
+        raise ZeroDivisionError
+
+    @app.get("/breaks")
+    async def breaks() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[str]:
+            yield "a"
+            raise ZeroDivisionError
+
+        return StreamingResponse(pieces())
+
+    with capture_logs() as logs:
+        async with running(app) as client:
+            await client.get("/raises")
+            with suppress(HTTPError, ZeroDivisionError):
+                await client.get("/breaks")
+    lines = [it for it in logs if it["event"] == "request"]
+    told = [(it["route"], it["status"], it["unfinished"]) for it in lines]
+    assert told == [("/raises", 500, True), ("/breaks", 200, True)]
+
+
+async def test_what_is_refused_at_the_limit_writes_no_line(
+    holding: FastAPI, leave: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thousand of them would cost more than they are refused for."""
+    caplog.set_level("INFO")
+    with capture_logs() as logs:
+        async with running(holding) as client:
+            requests = [asyncio.create_task(client.get(f"/hold/{n}")) for n in range(250)]
+            while sum(it.done() for it in requests) < 50:
+                await asyncio.sleep(0.01)
+            leave.set()
+            statuses = [(await it).status_code for it in requests]
+    assert statuses.count(503) >= 50
+    assert [it for it in logs if it.get("status") == 503 and it["waited"] < 0.5] == []
 
 
 async def _events(database: Database, folder: Path, level: str) -> list[str]:

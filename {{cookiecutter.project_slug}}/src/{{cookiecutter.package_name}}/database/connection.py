@@ -36,12 +36,6 @@ class TransactionError(asyncpg.InterfaceError):
     """What was asked for would not be a part of the session's transaction, or is lost with it."""
 
 
-def all_broke(error: BaseException) -> bool:
-    """Whether the other connections have to go, too: after a reset, as a rule. A timeout, or what a
-    pooler says, is about one, and a busy pooler must not get all of them opened anew."""
-    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
-
-
 class Connection(asyncpg.Connection):
     lent_to: Literal["anybody", "reader", "session", "nobody"] = "anybody"
     """A reader's statements are each by itself, all of a session's are a part of its transaction. What is

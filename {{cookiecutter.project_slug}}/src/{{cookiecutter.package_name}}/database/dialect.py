@@ -29,7 +29,8 @@ from sqlalchemy.sql.elements import ColumnElement, Label
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import await_only
 
-from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
+from {{ cookiecutter.package_name }}.database.connection import Connection
+from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.database.metrics import sent
 from {{ cookiecutter.package_name }}.database.sql import fixed_type
 

@@ -21,8 +21,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.connect import Connector
-from {{ cookiecutter.package_name }}.database.connection import Connection, all_broke
+from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
+from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.database.pool import Pool
 from {{ cookiecutter.package_name }}.database.report import hide_values
 from {{ cookiecutter.package_name }}.settings import Settings

@@ -139,3 +139,9 @@ def _pooler(error: BaseException | None) -> tuple[str | None, Failure | None]:
             known = sqlstate == "XX000" or pattern != _ANY_CODE
             return re.sub(r"[()]|\"[^\"]*\" ", "", found[0]), failure if known else None
     return None, None
+
+
+def all_broke(error: BaseException) -> bool:
+    """Whether the other connections have to go, too: after a reset, as a rule. A timeout, or what a
+    pooler says, is about one, and a busy pooler must not get all of them opened anew."""
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)

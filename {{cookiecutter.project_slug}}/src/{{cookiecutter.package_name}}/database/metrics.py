@@ -8,24 +8,24 @@ conventions want, is left to Prometheus' own `job`.
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-from asgi_correlation_id import correlation_id
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Seconds that a connection may be held without a statement before the log says so. A choice: no
@@ -56,7 +56,7 @@ _idle, _used = _count.labels("idle"), _count.labels("used")
 _max = _gauge("max", "Connections that there may be: pool size and overflow.")
 _pending = _gauge("pending_requests", "Who waits for a connection.")
 _timeouts = _counter(f"{_POOL}_timeouts", "Who waited for DATABASE_POOL_TIMEOUT in vain.")
-_create_time = _histogram("create_time", "To open a connection.")
+_create_time = _histogram("create_time", "To open a connection, its turn included: two at a time.")
 _wait_time = _histogram("wait_time", "To get a connection, opened or pinged if need be.")
 _use_time = _histogram("use_time", "From the checkout of a connection to its return.")
 _closed = _counter(
@@ -84,18 +84,14 @@ _tracer = trace.get_tracer(__name__)
 class Spent:
     """What a request has asked of the database so far."""
 
-    scope: Mapping[str, Any] = field(default_factory=dict)
-    """ASGI's."""
+    route: Callable[[], str | None]
+    """Its path with the names of parameters, once it is known."""
+    request_id: str | None
     statements: int = 0
     database: float = 0.0
-    """Seconds between a statement and its answer, of all together."""
+    """Seconds between statements and their answers. Those that ran at once are all in it."""
     waited: float = 0.0
     """Seconds for connections."""
-
-    @property
-    def route(self) -> str | None:
-        """The route's path, with the names of its parameters."""
-        return getattr(self.scope.get("route"), "path", None)
 
 
 spent: ContextVar[Spent | None] = ContextVar("spent", default=None)
@@ -125,7 +121,6 @@ class Use:
 
     connection: Any
     request: Spent | None
-    request_id: str | None
     since: float
     sent: float
     answered: float
@@ -181,7 +176,7 @@ class _Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._failed_at = 0.0
         event.listen(engine.sync_engine, "do_connect", self.do_connect)
-        for name in ("connect", "checkout", "checkin", "invalidate", "close"):
+        for name in ("connect", "checkout", "checkin", "invalidate", "detach", "close"):
             event.listen(engine.sync_engine.pool, name, getattr(self, name))
 
     def do_connect(self, dialect: Any, entry: ConnectionPoolEntry, *arguments: Any) -> None:
@@ -196,7 +191,7 @@ class _Watch:
     def checkout(self, connection: Any, entry: ConnectionPoolEntry, proxy: Any) -> None:
         now = time.perf_counter()
         driver = connection.driver_connection
-        driver.use = use = Use(driver, spent.get(), correlation_id.get(), now, now, now)
+        driver.use = use = Use(driver, spent.get(), now, now, now)
         self._uses.add(use)
         if self._timer is None:
             self._look_later()
@@ -211,11 +206,14 @@ class _Watch:
         self, connection: Any, entry: ConnectionPoolEntry, error: BaseException | None
     ) -> None:
         reason = "failure"
-        if isinstance(error, DisconnectionError):  # see `_ping_after_idle`
+        if isinstance(error, DisconnectionError):  # of the dialect's ping
             reason = "ping_failed" if error.__cause__ else "server_closed"
-        else:
+        if isinstance(error, InvalidatePoolError) or (error is not None and all_broke(error)):
             self._failed_at = time.perf_counter()
         entry.record_info["reason"] = reason  # type: ignore[index]
+
+    def detach(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        self._end(connection)  # it is the pool's no more, as one that the garbage collector found
 
     def close(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         reason = entry.record_info.pop("reason", None)  # type: ignore[union-attr]
@@ -264,8 +262,8 @@ class _Watch:
                 use.reported = True
                 log.warning(
                     "connection held without a statement",
-                    route=use.request.route if use.request else None,
-                    request_id=use.request_id,
+                    route=use.request.route() if use.request else None,
+                    request_id=use.request.request_id if use.request else None,
                     seconds=round(idle, 1),
                 )
 
@@ -282,4 +280,5 @@ def watch(engine: AsyncEngine, settings: Settings) -> None:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another worker has just done so
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]

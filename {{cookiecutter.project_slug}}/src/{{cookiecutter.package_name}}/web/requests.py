@@ -4,6 +4,7 @@ import logging
 import time
 
 import structlog
+from asgi_correlation_id import correlation_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from {{ cookiecutter.package_name }}.database.metrics import Spent, spent
@@ -16,49 +17,57 @@ _standard = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Logs a request that was slow or failed at info, every other at debug: the log of a healthy service
-    stays short. The numbers of all are in /metrics.
+    """Logs a request that was slow, failed or did not end at info, every other at debug: the log of a
+    healthy service stays short. The numbers of all are in /metrics.
 
-    `seconds` last until the end of the response, background tasks excepted. `database` is the part of it
-    between statements and their answers, `waited` that for connections.
+    `seconds` last until the end of the response, background tasks excepted. What `database` and `waited`
+    are: see `Spent`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        spending = Spent(lambda: getattr(scope.get("route"), "path", None), correlation_id.get())
+        spent.set(spending)
         if scope["type"] != "http":
-            spent.set(Spent(scope))
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        request = Spent(scope)
-        spent.set(request)
-        status = 500
+        status, ended = (
+            500,
+            False,
+        )  # of one that raises, the answer is sent by who is outside of this
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                _log(request, status, time.perf_counter() - begun)
+                ended = True
+                _log(scope, spending, status, time.perf_counter() - begun)
 
-        await self.app(scope, receive, watched)
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            if not ended:
+                _log(scope, spending, status, time.perf_counter() - begun, unfinished=True)
 
 
-def _log(request: Spent, status: int, seconds: float) -> None:
-    level = logging.INFO if seconds >= SLOW or status >= 500 else logging.DEBUG
+def _log(scope: Scope, spending: Spent, status: int, seconds: float, **more: bool) -> None:
+    level = logging.INFO if seconds >= SLOW or status >= 500 or more else logging.DEBUG
     if not _standard.isEnabledFor(level):  # or what follows would be a tenth of a read
         return
     log.log(
         level,
         "request",
-        method=request.scope["method"],
-        route=request.route,
+        method=scope["method"],
+        route=spending.route(),
         status=status,
         seconds=round(seconds, 4),
-        database=round(request.database, 4),
-        statements=request.statements,
-        waited=round(request.waited, 4),
+        database=round(spending.database, 4),
+        statements=spending.statements,
+        waited=round(spending.waited, 4),
+        **more,
     )
