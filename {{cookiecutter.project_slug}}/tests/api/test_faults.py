@@ -92,9 +92,10 @@ async def test_the_pooler_is_restarted(
             one.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
 
+        await client.post("/test/things/-1")  # so that there is a connection in the pool
         await pooler.stop()
         await pooler.start()
-        for amount in range(-10, 0):
+        for amount in range(-11, -1):
             assert (await client.post(f"/test/things/{amount}")).status_code == 201
 
     async with connect(database.url) as direct:
