@@ -1286,8 +1286,14 @@ ROWS = [
     Row(
         "a placeholder that is named",
         URL,
-        {"_PLACEHOLDER.fullmatch(parts[name])": "parts[name] == '[YOUR-PASSWORD]'"},
+        {"_PLACEHOLDER.fullmatch(text)": "text == '[YOUR-PASSWORD]'"},
         STRINGS + "test_a_placeholder_is_named",
+    ),
+    Row(
+        "a way in for a password that looks like a placeholder",
+        URL,
+        {"_PLACEHOLDER.fullmatch(text)": "_PLACEHOLDER.fullmatch(unquote(text))"},
+        STRINGS + "test_a_password_that_looks_like_a_placeholder_has_a_way_in",
     ),
     Row(
         "one host, in the query too",
