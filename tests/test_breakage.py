@@ -1286,8 +1286,14 @@ ROWS = [
     Row(
         "a placeholder that is named",
         URL,
-        {"_PLACEHOLDER.fullmatch(parts[name])": "parts[name] == '[YOUR-PASSWORD]'"},
+        {"_PLACEHOLDER.fullmatch(text)": "text == '[YOUR-PASSWORD]'"},
         STRINGS + "test_a_placeholder_is_named",
+    ),
+    Row(
+        "a way in for a password that looks like a placeholder",
+        URL,
+        {"_PLACEHOLDER.fullmatch(text)": "_PLACEHOLDER.fullmatch(unquote(text))"},
+        STRINGS + "test_a_password_that_looks_like_a_placeholder_has_a_way_in",
     ),
     Row(
         "one host, in the query too",
@@ -1780,6 +1786,42 @@ ROWS = [
         "src/{package}/observe/budget.py",
         {"(2 * self.replicas + self.surge) * self.workers": "2 * self.replicas + self.surge"},
         EXAMINED + "test_a_pool_above_the_budget_is_found",
+    ),
+    Row(
+        "a budget of as many replicas as there are",
+        "src/{package}/observe/budget.py",
+        {'deployment["replicas"] if': '(deployment or {"replicas": 1})["replicas"] if'},
+        EXAMINED + "test_without_manifests_nobody_knows_how_many_replicas_there_are",
+    ),
+    Row(
+        "a budget without an autoscaler",
+        "src/{package}/observe/budget.py",
+        {'deployment["replicas"] if autoscaler is None else autoscaler': "autoscaler"},
+        "tests/service/test_budget.py::test_without_an_autoscaler_the_deployment_says_how_many",
+    ),
+    Row(
+        "doctor's patience with the migrations' host",
+        DOCTOR,
+        {'            "database_migration_url": hasty,\n': ""},
+        EXAMINED + "test_a_migrations_host_that_does_not_answer_is_not_called_busy",
+    ),
+    Row(
+        "the other checks of doctor when one breaks",
+        DOCTOR,
+        {"except Exception as error:": "except TimeoutError as error:"},
+        EXAMINED + "test_a_check_that_breaks_is_in_the_report",
+    ),
+    Row(
+        "no words of an error that nobody knows",
+        DOCTOR,
+        {"{type(error).__name__} at": "{error!r} at"},
+        EXAMINED + "test_a_check_that_breaks_costs_no_other_its_findings",
+    ),
+    Row(
+        "tune: a table of others",
+        LOAD,
+        {" if it.schema is None]": "]"},
+        "tests/service/test_tune.py::test_a_table_of_others_is_not_the_load",
     ),
     Row(
         "a service that does not pay for doctor",

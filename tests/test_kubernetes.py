@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import Project, bake
+from conftest import Project, bake, run_copied
 from kubernetes_validate import utils
 from test_projects import LONG, POOLERS
 
@@ -105,6 +105,24 @@ def test_the_autoscaler_and_the_deployment_mean_each_other(project: Project) -> 
         "name": deployment["metadata"]["name"],
     }
     assert "replicas" not in deployment["spec"], "each apply would undo the autoscaler's decision"
+
+
+@pytest.mark.parametrize(("replicas", "fits"), [(3, True), (30, False)])
+def test_an_owner_may_do_without_the_autoscaler(
+    service: Project, copied: Project, replicas: int, fits: bool
+) -> None:
+    """The generated suite then counts by the Deployment."""
+    folder = copied.path / "kubernetes" / "service"
+    (folder / "horizontalpodautoscaler.yaml").unlink()
+    deployment = folder / "deployment.yaml"
+    fixed = deployment.read_text().replace(
+        "  selector:\n", f"  replicas: {replicas}\n  selector:\n", 1
+    )
+    deployment.write_text(fixed)
+    result = run_copied(service, copied, "-q", "tests/unit/test_kubernetes.py")
+    assert ("failed" not in result.stdout) is fits, result.stdout
+    assert ("9 replicas (maxReplicas)" in result.stdout) is not fits
+    assert "passed" in result.stdout
 
 
 def test_the_pooler_that_was_chosen_is_let_out_to(project: Project) -> None:

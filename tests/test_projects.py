@@ -15,6 +15,7 @@ older (FastAPI needs 3.11).
 import json
 import re
 import subprocess
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -131,6 +132,24 @@ def test_the_dependencies_resolve(tmp_path: Path, minimum_python: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "sqlalchemy==2.1" in result.stdout
+
+
+def test_what_the_service_imports_is_declared(service: Project) -> None:
+    """What another package happens to bring may be gone with its next version."""
+    project = tomllib.loads((service.path / "pyproject.toml").read_text())
+    groups = [project["project"]["dependencies"], project["dependency-groups"]["tune"]]
+    declared = {re.split(r"[\[>]", it)[0] for group in groups for it in group}
+    # FastAPI's own API, the extra `asyncio` of SQLAlchemy, and `standard` of uvicorn.
+    declared |= {"pydantic", "starlette", "greenlet", "uvloop", "httptools"}
+    imported: set[str] = set()
+    for path in (service.path / "src").rglob("*.py"):
+        lines = re.findall(
+            r"^ *(?:from|import) (\w+)[\w.]*(?: import\b|\n| as )", path.read_text(), re.MULTILINE
+        )
+        imported |= set(lines) - sys.stdlib_module_names - {service.package}
+    assert "fastapi" in imported
+    names = {"yaml": "pyyaml", "opentelemetry": "opentelemetry-api"}
+    assert {names.get(it, it.replace("_", "-")) for it in imported} <= declared
 
 
 def test_the_wheel_holds_the_service_and_nothing_else(service: Project, tmp_path: Path) -> None:

@@ -58,12 +58,44 @@ def test_a_variable_that_is_set_here_wins(monkeypatch: pytest.MonkeyPatch, manif
     assert (found.size, found.overflow) == (50, 5)
 
 
-def test_manifests_that_were_rewritten_are_no_numbers(settings: Settings, manifests: Path) -> None:
-    _change(manifests, "horizontalpodautoscaler.yaml", "maxReplicas: 8", "maxReplicas: many")
-    with pytest.raises(ValueError, match="kubernetes"):
+def test_without_an_autoscaler_the_deployment_says_how_many(
+    settings: Settings, manifests: Path
+) -> None:
+    (manifests / "service" / "horizontalpodautoscaler.yaml").unlink()
+    with pytest.raises(ValueError, match="replicas not known"):
         plan_deployment(settings, manifests, **NOTHING_GIVEN)
-    without = plan_deployment(settings, manifests / "none", **NOTHING_GIVEN)
-    assert without == Deployment(replicas=1, workers=1, surge=1, size=10, overflow=0)
+    _change(manifests, "deployment.yaml", "  selector:\n", "  replicas: 3\n  selector:\n")
+    assert plan_deployment(settings, manifests, **NOTHING_GIVEN).replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "unknown"),
+    [
+        ("horizontalpodautoscaler.yaml", "maxReplicas: 8", "maxReplicas: many", "replicas"),
+        ("horizontalpodautoscaler.yaml", "kind: Hor", "kind: [", "replicas"),
+        ("deployment.yaml", "maxSurge: 1", "maxSurge: some", "surge"),
+        ("deployment.yaml", "strategy:", "strategies:", "surge"),
+        ("deployment.yaml", "kind: Dep", "kind: [", "surge"),
+        ("deployment.yaml", "containers:", "boxes:", "workers"),
+    ],
+)
+def test_what_was_given_is_not_looked_for(
+    settings: Settings, manifests: Path, name: str, old: str, new: str, unknown: str
+) -> None:
+    """Whoever keeps manifests otherwise gives what can't be read."""
+    _change(manifests, name, old, new)
+    given = {"replicas": 2, "workers": 3, "surge": 4}
+    found = plan_deployment(settings, manifests, **given)
+    assert found == Deployment(replicas=2, workers=3, surge=4, size=10, overflow=0)
+    with pytest.raises(ValueError, match=f"{unknown} not known"):
+        plan_deployment(settings, manifests, **given | {unknown: None})
+
+
+def test_without_manifests_replicas_have_to_be_given(settings: Settings, manifests: Path) -> None:
+    with pytest.raises(ValueError, match="replicas not known"):
+        plan_deployment(settings, manifests / "none", **NOTHING_GIVEN)
+    found = plan_deployment(settings, manifests / "none", **NOTHING_GIVEN | {"replicas": 5})
+    assert found == Deployment(replicas=5, workers=1, surge=1, size=10, overflow=0)
 
 
 @pytest.mark.parametrize(

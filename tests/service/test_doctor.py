@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ import devstack
 from devstack.pgbouncer import find_pgbouncer
 from tests.pooler.backends import several
 from tests.pooler.proxy import counted
-from tests.support import Database, connect
+from tests.support import ROOT, Database, connect
 
 PASSWORD = "Swordfish-1/é"
 
@@ -360,6 +361,83 @@ async def test_the_migrations_url(database: Database) -> None:
     found = await _examine(database.pooler_url, database_migration_url=database.url)
     assert found.level("migrations") == "ok"
     assert "directly" in found.said("migrations")
+
+
+async def test_a_migrations_host_that_does_not_answer_is_not_called_busy(
+    database: Database,
+) -> None:
+    """No login was accepted there, and no statement sent."""
+    async with _answering(b"") as url:
+        found = await _examine(database.url, database_migration_url=url)
+    assert found.level("migrations") == "failure"
+    assert "no answer within" in found.said("migrations")
+    assert "schema" in found, "the other checks go on"
+
+
+@pytest.mark.filterwarnings("ignore:Revision gone")
+@pytest.mark.parametrize(
+    ("revision", "error"),
+    [
+        ('revision = "b"\ndown_revision = "gone"', "KeyError"),
+        (f'import nowhere_{PASSWORD[:9]}\nrevision = "b"\ndown_revision = None', "ModuleNotFound"),
+        (f'raise RuntimeError("{PASSWORD}")', "RuntimeError"),
+    ],
+)
+async def test_a_check_that_breaks_costs_no_other_its_findings(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    database: Database,
+    revision: str,
+    error: str,
+) -> None:
+    """What it says is not known, so only its class and its place are told."""
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "migrations" / "versions" / "broken.py").write_text(revision.replace("-", "_"))
+    monkeypatch.setattr(doctor, "project", lambda: tmp_path)
+    found = await _examine(database.url, replicas=1)
+    assert list(found)[-2:] == ["migrations", "schema"]
+    assert found.level("schema") == "failure"
+    assert error in found.said("schema")
+    assert "Swordfish" not in found.said("schema")
+
+
+def test_a_check_that_breaks_is_in_the_report(database: Database, tmp_path: Path) -> None:
+    program = (
+        "from orders_api.observe import doctor; from orders_api.cli import main; "
+        "doctor.plan_deployment = None; main()"
+    )
+    for options in ([], ["--json"]):
+        result = subprocess.run(
+            [sys.executable, "-c", program, "doctor", *options],
+            env=os.environ | {"DATABASE_URL": database.url},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert result.returncode == 2
+        assert "TypeError" in result.stdout and "at head" in result.stdout
+        assert "Traceback" not in result.stderr
+    levels = {it.check: it.level for it in _json(result).findings}
+    assert (levels["budget"], levels["schema"]) == ("failure", "ok")
+
+
+async def test_without_manifests_nobody_knows_how_many_replicas_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
+) -> None:
+    """As in the image. One that is guessed fits everywhere."""
+    monkeypatch.setattr(doctor, "project", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    found = await _examine(database.pooler_url)
+    assert found.level("budget") == "warning"
+    assert "replicas not known" in found.said("budget")
+    assert "give --replicas (and --workers, --surge)" in found.said("budget")
+    assert "not compared" in found.said("schema")
+    found = await _examine(database.pooler_url, replicas=2, client_limit=100)
+    assert found.level("budget") == "ok"
+    assert found.value("needed") == 51
 
 
 async def test_the_schema_is_at_head_or_is_not(database: Database) -> None:

@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
 from orders_api import cli
+from orders_api.database.base import Base
 from orders_api.database.engine import create_engine
 from orders_api.observe import load, tune
 from orders_api.settings import Settings
@@ -109,6 +110,18 @@ async def test_a_statement_that_writes_is_refused(
         taken = await direct.fetchval(f"SELECT is_called FROM {database.scratch}.tickets")
     assert result.exit_code == 1 and "--hold 8ms" in str(result.exception)
     assert not taken
+
+
+def test_a_table_of_others_is_not_the_load(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as Supabase's auth.users, the first by name and by foreign keys."""
+    tables = MetaData()
+    theirs = Table("users", tables, Column("id", Integer, primary_key=True), schema="auth")
+    Table("zebras", tables, Column("id", Integer, ForeignKey(theirs.c.id), primary_key=True))
+    monkeypatch.setattr(Base, "metadata", tables)
+    asked = load.make_load(settings, None, None, 1, "100ms", None, 1)
+    assert asked.described == "one row of zebras"
 
 
 async def test_a_colon_in_a_statement_is_no_parameter(database: Database, run_tune: Tune) -> None:

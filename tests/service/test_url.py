@@ -160,15 +160,29 @@ def test_a_password_that_would_move_the_host_is_refused(password: str) -> None:
 @pytest.mark.parametrize(
     "login",
     [
-        *("u:[YOUR-PASSWORD]", "u:%5Byour-password%5D", "u:[YOUR_PASSWORD]", "u:{your_password}"),
+        *("u:[YOUR-PASSWORD]", "u:[your-password]", "u:[YOUR_PASSWORD]", "u:{your_password}"),
         *("u:<password>", "u:<ENTER-SQL-USER-PASSWORD>", "u:${DB_PASSWORD}", "u:$PGPASSWORD"),
-        *("u:YOUR-PASSWORD", "CLICK_TO:REVEAL_PASSWORD", "u:enter_your_password", "u:%2A%2A%2A"),
+        *("u:YOUR-PASSWORD", "CLICK_TO:REVEAL_PASSWORD", "u:enter_your_password"),
         *("u:****", "u:••••••", "<user>:pw", "postgres.[PROJECT-REF]:pw"),
     ],
 )
 def test_a_placeholder_is_named(login: str) -> None:
     with pytest.raises(ValueError, match=re.escape("[YOUR-PASSWORD] is still in it, or another")):
         parse_url(f"postgresql://{login}@h/d")
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["$Compass99", "$trespassing1", "xxxxxx", "****", "[secret]", "your-password", "%user%"],
+)
+def test_a_password_that_looks_like_a_placeholder_has_a_way_in(password: str) -> None:
+    """What was left in is not percent-encoded."""
+    encoded = f"%{ord(password[0]):02X}{quote(password[1:])}"
+    for text in (f"postgresql://u:{encoded}@h/d", f"postgresql://h/d?user=u&password={encoded}"):
+        assert parse_url(text).url.password == password
+    for text in (f"postgresql://u:{password}@h/d", f"postgresql://h/d?user=u&password={password}"):
+        with pytest.raises(ValueError, match="percent-encode its first character"):
+            parse_url(text)
 
 
 anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)

@@ -92,6 +92,9 @@ def migrate(
     from {{ cookiecutter.package_name }}.settings import load_settings
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = project()
+    if folder is None:
+        raise SystemExit("There is no migrations/env.py here: run this in the project's folder.")
     settings = load_settings()
     configure_logging(settings)
     # DATABASE_URL's too, which only `serve` uses: what is deployed after a migration would fail there,
@@ -103,7 +106,7 @@ def migrate(
     print(f"Migrating {target.url.database} on {target.url.host}:{target.url.port}.", flush=True)
     if target.ignored:
         print(f"Without effect in its URL: {', '.join(target.ignored)}.", flush=True)
-    config = Config(toml_file=_project() / "pyproject.toml", cmd_opts=Namespace(x=x or []))
+    config = Config(toml_file=folder / "pyproject.toml", cmd_opts=Namespace(x=x or []))
     try:
         command.upgrade(config, "head")
     except CommandError as error:
@@ -160,9 +163,9 @@ def doctor(
     run(options, as_json=json, started=started)
 
 
-def _project() -> Path:
+def project() -> Path | None:
     """The folder with pyproject.toml and migrations/: this checkout, or the working directory."""
     for folder in (Path(__file__).parents[2], Path.cwd()):
         if (folder / "migrations" / "env.py").is_file():
             return folder
-    raise SystemExit("There is no migrations/env.py here: run this in the project's folder.")
+    return None

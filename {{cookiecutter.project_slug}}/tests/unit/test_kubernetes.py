@@ -9,6 +9,7 @@ import yaml
 
 from {{ cookiecutter.package_name }}.cli import GRACE_PERIOD
 from {{ cookiecutter.package_name }}.database.connect import SECOND_TRY
+from {{ cookiecutter.package_name }}.observe.budget import plan_deployment
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web.health import READINESS_TIMEOUT
 
@@ -39,7 +40,6 @@ DEPLOYMENT = _read(MANIFESTS / "service" / "deployment.yaml")["spec"]
 JOB = _read(MANIFESTS / "migrate" / "job.yaml")["spec"]
 PODS = [DEPLOYMENT["template"], JOB["template"]]
 [SERVICE] = DEPLOYMENT["template"]["spec"]["containers"]
-AUTOSCALER = _read(MANIFESTS / "service" / "horizontalpodautoscaler.yaml")["spec"]
 
 
 def _example(pattern: str) -> str:
@@ -60,22 +60,11 @@ def test_the_connections_stay_below_the_poolers_client_limit(
     settings = load_settings()
     assert settings.database_pool == "queue", "without a pool nothing limits the connections"
 
-    workers = re.search(r"--workers[= ](\d+)", " ".join(SERVICE.get("args", [])))
-    pool = settings.database_pool_size + settings.database_max_overflow
-    connections = (int(workers[1]) if workers else 1) * pool
-    running, surge = AUTOSCALER["maxReplicas"], DEPLOYMENT["strategy"]["rollingUpdate"]["maxSurge"]
-    assert isinstance(surge, int), "maxSurge is a percentage, which nobody can count with"
-    pods = running + surge + running
-    needed = pods * connections + 1
+    deployment = plan_deployment(settings, MANIFESTS, replicas=None, workers=None, surge=None)
     limit = int(_example(r"^#?POOLER_CLIENT_LIMIT=(\d+)$"))
-    fits = ((limit - 2) // connections - surge) // 2
-    assert needed < limit, (
-        f"{running} pods, {surge} more during a rollout and {running} old ones that are finishing, "
-        f"with {connections} connections each, and 1 of a migration, are {needed}: not below "
-        f"POOLER_CLIENT_LIMIT={limit} of .env.example. Lower maxReplicas in "
-        f"kubernetes/service/horizontalpodautoscaler.yaml to {fits}, or DATABASE_POOL_SIZE in "
-        "kubernetes/service/deployment.yaml, or raise the pooler's limit and say so in .env.example "
-        "and compose.yaml."
+    assert deployment.needed < limit, (
+        f"{deployment}: not below POOLER_CLIENT_LIMIT={limit} of .env.example. In "
+        f"kubernetes/service/: {deployment.advice(limit)}, in .env.example and compose.yaml too."
     )
 
 

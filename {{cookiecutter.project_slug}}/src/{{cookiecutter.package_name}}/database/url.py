@@ -123,10 +123,6 @@ def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
     if scheme not in _SCHEMES:
         raise ValueError(f"its scheme is not one of {', '.join(_SCHEMES)}. {_EXPECTED}")
     parts, query = _split(rest)
-    if any(_PLACEHOLDER.fullmatch(parts[name]) for name in ("user", "password", "dbname")):
-        raise ValueError(
-            "[YOUR-PASSWORD] is still in it, or another placeholder. Put the database's own there."
-        )
     host, port = parts["host"], parts["port"]
     if "," in host + port:
         raise ValueError(_ONE_HOST)
@@ -202,12 +198,12 @@ def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
     found = _ADDRESS.fullmatch(address)
     ipv6, name, port = found.groups() if found else (None, address, None)
     written = (user, password, ipv6 or name or "", port or "", database)
-    parts = {name: _decode(text) for name, text in zip(_NAMES, written, strict=True)}
+    parts = {name: _decode(text, name) for name, text in zip(_NAMES, written, strict=True)}
     query: dict[str, str] = {}
     for parameter in filter(None, parameters.split("&")):
         name, _, encoded = parameter.partition("=")
-        value = "require" if parameter == "ssl=true" else _decode(encoded)  # as libpq has it
         name = _SYNONYMS.get(name, name)
+        value = "require" if parameter == "ssl=true" else _decode(encoded, name)  # as libpq has it
         if name not in _PARAMETERS:
             # A password with an & in it would be cut in two, and its second half look like a name.
             safe = "password" not in parameters and re.fullmatch(r"[a-z_]{1,30}", name)
@@ -224,7 +220,13 @@ def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
     return parts | {name: query.pop(name) for name in _NAMES if name in query}, query
 
 
-def _decode(text: str) -> str:
+def _decode(text: str, name: str) -> str:
+    # As it is written: to encode a real password that looks like one is its way in.
+    if name in ("user", "password", "dbname") and _PLACEHOLDER.fullmatch(text):
+        raise ValueError(
+            "[YOUR-PASSWORD] is still in it, or another placeholder. Put the database's own there. "
+            "If it is that, percent-encode its first character: %24 is $, %78 is x."
+        )
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:

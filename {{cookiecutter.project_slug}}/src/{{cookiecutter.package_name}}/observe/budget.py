@@ -2,9 +2,13 @@
 
 import math
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from {{ cookiecutter.package_name }}.settings import Settings
 
@@ -90,52 +94,64 @@ def plan_deployment(
     A variable of the pool that is set here wins over the manifests' one.
 
     Raises:
-        ValueError: the manifests are not those of this template any more.
+        ValueError: one was not given, and the manifests do not say it.
     """
-    known = _read(manifests) if manifests.is_dir() else {}
+    deployment, autoscaler = (
+        _spec(manifests / "service" / name)
+        for name in ("deployment.yaml", "horizontalpodautoscaler.yaml")
+    )
+
+    def known(name: str, given: int | None, find: Callable[[], Any]) -> int:
+        if given is not None:
+            return given
+        try:
+            return int(find())
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{name} not known from {manifests}") from error
 
     def pool(name: str) -> int:
-        return int(
-            getattr(settings, name)
-            if name in settings.model_fields_set or name not in known
-            else known[name]
-        )
+        if name not in settings.model_fields_set:
+            with suppress(LookupError, TypeError, ValueError):
+                variables = _container(deployment)["env"]
+                return next(int(it["value"]) for it in variables if it["name"] == name.upper())
+        return int(getattr(settings, name))
 
-    replicas = replicas or known.get("replicas", 1)
-    if surge is None:
-        surge = _surge(known.get("surge", 1), replicas)
+    replicas = known(
+        "replicas",
+        replicas,
+        lambda: deployment["replicas"] if autoscaler is None else autoscaler["maxReplicas"],
+    )
     return Deployment(
         replicas,
-        workers or known.get("workers", 1),
-        surge,
+        known("workers", workers, lambda: 1 if deployment is None else _workers(deployment)),
+        known("surge", surge, lambda: 1 if deployment is None else _surge(deployment, replicas)),
         pool("database_pool_size"),
         pool("database_max_overflow"),
     )
 
 
-def _read(manifests: Path) -> dict[str, Any]:
-    import yaml  # which uvicorn[standard] brings
-
-    try:
-        [deployment, autoscaler] = [
-            yaml.safe_load((manifests / "service" / name).read_text())["spec"]
-            for name in ("deployment.yaml", "horizontalpodautoscaler.yaml")
-        ]
-        container = deployment["template"]["spec"]["containers"][0]
-        command = " ".join([*container.get("command", []), *container.get("args", [])])
-        workers = re.search(r"--workers[= ](\d+)", command)
-        variables = {it["name"].lower(): it["value"] for it in container["env"] if "value" in it}
-        return {
-            **variables,
-            "replicas": int(autoscaler["maxReplicas"]),
-            "surge": deployment["strategy"]["rollingUpdate"]["maxSurge"],
-            "workers": int(workers[1]) if workers else 1,
-        }
-    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{manifests} can't be read: {type(error).__name__} {error}") from None
+def _spec(path: Path) -> Any:
+    """What a manifest asks for: None without one, and nothing of one that can't be read."""
+    if not path.exists():
+        return None
+    with suppress(OSError, LookupError, TypeError, ValueError, yaml.YAMLError):
+        return yaml.safe_load(path.read_text())["spec"]
+    return {}
 
 
-def _surge(surge: int | str, replicas: int) -> int:
+def _container(deployment: Any) -> Any:
+    return deployment["template"]["spec"]["containers"][0]
+
+
+def _workers(deployment: Any) -> int:
+    container = _container(deployment)
+    command = " ".join([*container.get("command", []), *container.get("args", [])])
+    found = re.search(r"--workers[= ](\d+)", command)
+    return int(found[1]) if found else 1
+
+
+def _surge(deployment: Any, replicas: int) -> int:
+    surge = deployment["strategy"]["rollingUpdate"]["maxSurge"]
     if isinstance(surge, str):
         return math.ceil(int(surge.rstrip("%")) * replicas / 100)
-    return surge
+    return int(surge)

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
+from {{ cookiecutter.package_name }}.cli import project
 from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
@@ -129,9 +131,10 @@ class Patient:
     def make_engine(self, url: DatabaseURL, *, migrations: bool = False) -> AsyncEngine:
         """The service's own engine, with no pool and little patience."""
         given = url.connect_args.get("timeout", self.settings.database_connect_timeout)
-        timeout = {"timeout": min(given, STEP - 1)}
+        hasty = replace(url, connect_args=url.connect_args | {"timeout": min(given, STEP - 1)})
         changes = {
-            "database_url": replace(url, connect_args=url.connect_args | timeout),
+            "database_url": hasty,
+            "database_migration_url": hasty,
             "database_pool": "null",
             "database_command_timeout": min(self.settings.database_command_timeout, STEP - 1),
         }
@@ -362,13 +365,13 @@ async def budget(it: Patient) -> AsyncIterator[Finding]:
     try:
         deployment = plan_deployment(
             it.settings,
-            project() / "kubernetes",
+            (project() or Path()) / "kubernetes",
             replicas=options.replicas,
             workers=options.workers,
             surge=options.surge,
         )
     except ValueError as error:
-        yield warning(str(error), "give --replicas, --workers and --surge")
+        yield warning(str(error), "give --replicas (and --workers, --surge)")
         return
     needed, limit, room = deployment.needed, options.client_limit, most - it.server["reserved"]
     if limit is None and options.plan and mode == "transaction":
@@ -445,10 +448,11 @@ async def migrations(it: Patient) -> AsyncIterator[Finding]:
 
 async def schema(it: Patient) -> AsyncIterator[Finding]:
     """Whether the database is at the revision of this code."""
-    if not (project() / "migrations" / "env.py").is_file():
+    folder = project()
+    if folder is None:
         yield ok("not compared: there is no migrations/ here")
         return
-    scripts = ScriptDirectory.from_config(Config(toml_file=project() / "pyproject.toml"))
+    scripts = ScriptDirectory.from_config(Config(toml_file=folder / "pyproject.toml"))
     heads, known = set(scripts.get_heads()), {it.revision for it in scripts.walk_revisions()}
     client = it.migrating or it.clients[0]
     current = set()
@@ -490,7 +494,7 @@ async def examine(settings: Settings, options: Options, started: float) -> list[
         told = f"no more was found out within {LIMIT} s, while it was at: {check.__name__}"
         found.append(Finding(check="doctor", level="failure", observed=told))
     finally:
-        with suppress(SQLAlchemyError, OSError):
+        with suppress(Exception):
             async with asyncio.timeout(2):
                 await stack.aclose()
     return found
@@ -506,6 +510,11 @@ async def _examine(
                 found.append(finding)
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         found.append(explain(error))
+    except Exception as error:  # noqa: BLE001  the other checks go on
+        # Not what it says, which may be a secret.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"not examined: {type(error).__name__} at {place.filename}:{place.lineno}"
+        found.append(failure(told, "mend what it reads there, or else the check itself"))
     for finding in found:
         finding.check = check.__name__
     return found
@@ -548,12 +557,6 @@ def _tell(check: str) -> None:
     """What it is at, for who waits at a terminal."""
     if sys.stderr.isatty():
         typer.echo(f"\r\x1b[K{f'{check} ...' if check else ''}", err=True, nl=False)
-
-
-def project() -> Path:
-    """The folder with migrations/ and kubernetes/: this checkout, or the working directory."""
-    checkout = Path(__file__).parents[3]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
 def _where(target: DatabaseURL) -> str:

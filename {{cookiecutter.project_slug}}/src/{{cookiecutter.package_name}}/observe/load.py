@@ -202,7 +202,8 @@ def make_load(
     if held >= settings.database_command_timeout:
         raise SystemExit("--hold has to be shorter than DATABASE_COMMAND_TIMEOUT, which ends it.")
     statement: Executable
-    tables = Base.metadata.sorted_tables
+    # One whose schema is named, such as Supabase's auth.users, is somebody else's.
+    tables = [it for it in Base.metadata.sorted_tables if it.schema is None]
     if hold:
         statement, described = _HOLD, f"a transaction that is held for {milliseconds(held)}"
     elif sql:
