@@ -1859,7 +1859,7 @@ ROWS = [
         {
             "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
         },
-        METERED + "test_a_worker_that_was_killed_is_not_counted",
+        "tests/service/test_metrics.py::test_a_worker_that_was_killed_is_not_counted",
     ),
     Row(
         "nobody looks for held connections",

@@ -30,7 +30,10 @@ def postgres(data: Path | None = None) -> Iterator[str]:
         password = prepare(programs, home, Path(scratch), lock)
         used = home / "cluster" / "devstack.port"
         program = [str(programs / "postgres"), "-D", str(home / "cluster")]
-        advice = f"\nIf {home} can't be used any more, delete it: its rows are lost then."
+        advice = (
+            f"\nIf {home} is another user's, it is for that user to run. If it can't be used any "
+        )
+        advice += "more, delete it: its rows are lost then."
         with server(
             lambda port: [*program, *(f"--{each}" for each in (*settings, f"port={port}"))],
             Path(scratch, "PostgreSQL"),

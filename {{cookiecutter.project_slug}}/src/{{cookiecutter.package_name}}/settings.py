@@ -3,6 +3,7 @@
 `.env.example` has the reasons, and the README's table the first sentence of each docstring here.
 """
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -161,8 +162,16 @@ def _ours() -> set[str]:
     return {name.upper() for name in Settings.model_fields}
 
 
+_POSTGRESQL = ("postgres://", "postgresql://")
+
+
 def _explain(variable: str, kind: str, message: str) -> str:
     if kind == "missing":
+        found = [it for it, value in os.environ.items() if value.startswith(_POSTGRESQL)]
+        if found:
+            return (
+                f"  {variable} is not set. {found[0]} has a connection string: give it this name."
+            )
         return (
             f"  {variable} is not set. Add it to .env, as .env.example describes it, or export it "
             "(`dev` prints the lines for its own database)."

@@ -79,6 +79,15 @@ async def test_who_waits_for_a_connection_keeps_their_place(configured: Configur
     assert order == ["a", "b", "c", "late"]
 
 
+async def test_connections_have_the_services_name(
+    database: Database, configured: Configured
+) -> None:
+    """By which PgBouncer, PostgreSQL and Supavisor's metrics tell services apart."""
+    async with configured(DATABASE_URL=database.url) as engine, engine.connect() as connection:
+        name = await connection.scalar(text("SHOW application_name"))
+    assert name == "{{ cookiecutter.project_slug }}"
+
+
 async def test_max_overflow(configured: Configured) -> None:
     limits = {"DATABASE_POOL_SIZE": 1, "DATABASE_MAX_OVERFLOW": 1, "DATABASE_POOL_TIMEOUT": 0.1}
     async with configured(**limits) as engine, engine.connect(), engine.connect():

@@ -48,9 +48,12 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
         "prepared_statement_cache_size": 0,
         "timeout": settings.database_connect_timeout,
         "command_timeout": None if migrations else settings.database_command_timeout,
-        # PgBouncer's and PostgreSQL's lists of clients name it.
-        "server_settings": {"application_name": "{{ cookiecutter.project_slug }}"},
         **target.connect_args,
+        # PgBouncer's and PostgreSQL's lists of clients have the name, and Supavisor's metrics.
+        "server_settings": {
+            "application_name": "{{ cookiecutter.project_slug }}",
+            **target.connect_args["server_settings"],
+        },
     }
     pool: dict[str, Any] = {"poolclass": NullPool}
     if not migrations and settings.database_pool == "queue":

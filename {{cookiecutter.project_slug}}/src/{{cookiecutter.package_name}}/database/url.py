@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(.*))?")
 # What is pasted along with a URL: psql '...', export DATABASE_URL="...";
 _QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\xab\xbb"
 _WRAPPED = re.compile(
-    rf"(?:(?:export|set)\s+|\$env:)?\w+\s*=\s*(.+)|psql\s+(.+)"
+    rf"(?:(?:export|set)\s+|\$env:)?\w+\s*=\s*(.+)|psql\s+(?:(?:-d|--dbname)[=\s]\s*)?(.+)"
     rf"|[{_QUOTES}](.+)[{_QUOTES}];?"
 )
 # And in place of a part of it: [YOUR-PASSWORD], {your_password}, ${DB_PASSWORD}, REVEAL_PASSWORD, ****
@@ -120,7 +120,7 @@ def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
     scheme, separator, rest = _unwrap(text).partition("://")
     if not separator:
         raise ValueError(f"it is not a URL. {_EXPECTED}")
-    if scheme not in _SCHEMES:
+    if scheme.lower() not in _SCHEMES:
         raise ValueError(f"its scheme is not one of {', '.join(_SCHEMES)}. {_EXPECTED}")
     parts, query = _split(rest)
     host, port = parts["host"], parts["port"]
@@ -176,8 +176,10 @@ def _unwrap(text: str) -> str:
         if (found := _WRAPPED.fullmatch(text)) is None:
             break
         text = found[found.lastindex or 0]
-    if text.endswith(tuple(_QUOTES)):
-        raise ValueError("it ends with a quotation mark that it does not begin with. Remove it.")
+    if text.startswith(tuple(_QUOTES)) or text.endswith(tuple(_QUOTES)):
+        raise ValueError("it has a quotation mark at one end only. Remove it.")
+    if "&amp;" in text:
+        raise ValueError("it was copied from the source of a page. Write & for &amp;.")
     if unseen := [it for it in text if not it.isprintable()]:
         raise ValueError(
             f"it has a character in it that can't be seen (U+{ord(unseen[0]):04X}). Remove it."
