@@ -102,7 +102,9 @@ def test_the_suite_leaves_servers_that_run_already_as_they_were(
     """TEST_DATABASE_URL and TEST_POOLER_URL, here with a pooler that is not as strict as ours."""
     snapshot = (
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname !~ '^pg_' UNION SELECT nspname, '' FROM pg_namespace"
+        " WHERE n.nspname !~ '^pg_'"
+        # A session's schema for temporary tables stays, empty, for the next session.
+        " UNION SELECT nspname, '' FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'"
         " UNION SELECT datname, 'database' FROM pg_database"
     )
     with devstack(service) as stack:

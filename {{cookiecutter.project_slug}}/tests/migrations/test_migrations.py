@@ -237,8 +237,8 @@ async def test_what_no_model_knows_is_left_alone(
 
 
 FILLED = (
-    "CREATE TABLE t (a text, b int)",
-    "INSERT INTO t VALUES ('marked-secret'), ('marked-secret')",
+    "CREATE TABLE test_t (a text, b int)",
+    "INSERT INTO test_t VALUES ('marked-secret'), ('marked-secret')",
 )
 
 
@@ -247,16 +247,22 @@ FILLED = (
     ("statements", "told"),
     [
         (
-            ("ALTER TABLE t ALTER a TYPE int",),
+            ("ALTER TABLE test_t ALTER a TYPE int",),
             'HINT:  You might need to specify "USING a::integer"',
         ),
-        (("ALTER TABLE t ALTER a TYPE int USING a::int",), "SQLSTATE 22P02"),
-        (("ALTER TABLE t ADD UNIQUE (a)",), 'could not create unique index "t_a_key"'),
-        (("ALTER TABLE t ADD CHECK (a = '')",), 'check constraint "t_a_check" of relation "t"'),
-        (("ALTER TABLE t ALTER b SET NOT NULL",), "give the column a server_default"),
-        (("CREATE VIEW v AS SELECT a FROM t", "DROP TABLE t"), "view v depends on table t\nHINT: "),
+        (("ALTER TABLE test_t ALTER a TYPE int USING a::int",), "SQLSTATE 22P02"),
+        (("ALTER TABLE test_t ADD UNIQUE (a)",), 'could not create unique index "test_t_a_key"'),
+        (
+            ("ALTER TABLE test_t ADD CHECK (a = '')",),
+            'check constraint "test_t_a_check" of relation "test_t"',
+        ),
+        (("ALTER TABLE test_t ALTER b SET NOT NULL",), "give the column a server_default"),
+        (
+            ("CREATE VIEW v AS SELECT a FROM test_t", "DROP TABLE test_t"),
+            "view v depends on table test_t\nHINT: ",
+        ),
         (("CREATE TYPE e AS ENUM ('a')",) * 2, "see Revisions in CONTRIBUTING.md"),
-        (("ALTER TABLE t ADD c e",), "see Revisions in CONTRIBUTING.md"),
+        (("ALTER TABLE test_t ADD c e",), "see Revisions in CONTRIBUTING.md"),
     ],
 )
 async def test_what_a_failing_revision_says(
