@@ -292,7 +292,7 @@ async def test_what_alembic_does_not_say(other: Config) -> None:
 
 async def test_an_index_is_built_outside_the_transaction(other: Config, empty: Database) -> None:
     """And what comes before and after it is stored once."""
-    table = f"{empty.schema or 'public'}.t"
+    table = f"{empty.schema or 'public'}.test_t"
     revise(other, "1", None, *FILLED, f"CREATE INDEX CONCURRENTLY i ON {table} (a)", FILLED[1])
     revise(other, "2", "1", FILLED[1])
     await asyncio.to_thread(command.upgrade, other, "head")
