@@ -62,7 +62,7 @@ def holding(settings: Settings, leave: asyncio.Event) -> FastAPI:
     few = {"database_pool_size": 2, "database_pool_timeout": 1}
     app = create_app(settings.model_copy(update=few))
 
-    @app.get("/hold/{name}")
+    @app.get("/test/hold/{name}")
     async def hold(name: str, session: SessionDep) -> None:
         await session.execute(text("SELECT 1"))
         await leave.wait()
@@ -77,7 +77,7 @@ async def _scrape(client: AsyncClient) -> Samples:
 async def test_the_pool_at_work(holding: FastAPI, leave: asyncio.Event) -> None:
     before = _now()
     async with running(holding) as client, asyncio.timeout(20):
-        requests = [asyncio.create_task(client.get(f"/hold/{name}")) for name in "abc"]
+        requests = [asyncio.create_task(client.get(f"/test/hold/{name}")) for name in "abc"]
         while (busy := await _scrape(client))["pending_requests"] != 1:
             await asyncio.sleep(0.01)
         while (await _scrape(client))["timeouts_total"] == before["timeouts_total"]:
@@ -234,14 +234,14 @@ async def test_a_held_connection_is_told_with_its_route(
     monkeypatch.setattr(metrics, "HELD_TOO_LONG", 0.2)
     with capture_logs() as logs:
         async with running(holding) as client, asyncio.timeout(20):
-            request = asyncio.create_task(client.get("/hold/a"))
+            request = asyncio.create_task(client.get("/test/hold/a"))
             while not (held := [it for it in logs if "without a statement" in it["event"]]):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
             leave.set()
             response = await request
     assert len(held) == 1
-    assert (held[0]["log_level"], held[0]["route"]) == ("warning", "/hold/{name}")
+    assert (held[0]["log_level"], held[0]["route"]) == ("warning", "/test/hold/{name}")
     assert held[0]["request_id"] == response.headers["x-request-id"]
     assert held[0]["seconds"] >= 0.2
 
@@ -287,17 +287,17 @@ async def test_where_a_request_spent_its_time(
     monkeypatch.setattr(requests, "SLOW", 0.0)
     caplog.set_level("INFO")
 
-    @app.get("/reads/{n}")
+    @app.get("/test/reads/{n}")
     async def reads(n: int, session: SessionDep) -> None:
         for _ in range(n):
             await session.execute(text("SELECT pg_sleep(0.1)"))
 
     with capture_logs() as logs:
         async with running(app) as client:
-            await client.get("/reads/2")
+            await client.get("/test/reads/2")
     [line] = [it for it in logs if it["event"] == "request"]
     assert line["log_level"] == "info"
-    assert (line["method"], line["route"], line["status"]) == ("GET", "/reads/{n}", 200)
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/test/reads/{n}", 200)
     assert line["statements"] == 2
     assert 0.2 <= line["database"] <= line["seconds"]
     assert 0 < line["waited"] <= line["seconds"]
@@ -309,11 +309,11 @@ async def test_the_line_of_a_request_that_did_not_end_well(
     """Its answer is not sent by the service's own code, or was begun and is not ended."""
     caplog.set_level("INFO")
 
-    @app.get("/raises")
+    @app.get("/test/raises")
     async def raises() -> None:
         raise ZeroDivisionError
 
-    @app.get("/breaks")
+    @app.get("/test/breaks")
     async def breaks() -> StreamingResponse:
         async def pieces() -> AsyncIterator[str]:
             yield "a"
@@ -323,12 +323,12 @@ async def test_the_line_of_a_request_that_did_not_end_well(
 
     with capture_logs() as logs:
         async with running(app) as client:
-            await client.get("/raises")
+            await client.get("/test/raises")
             with suppress(HTTPError, ZeroDivisionError):
-                await client.get("/breaks")
+                await client.get("/test/breaks")
     lines = [it for it in logs if it["event"] == "request"]
     told = [(it["route"], it["status"], it["unfinished"]) for it in lines]
-    assert told == [("/raises", 500, True), ("/breaks", 200, True)]
+    assert told == [("/test/raises", 500, True), ("/test/breaks", 200, True)]
 
 
 async def test_what_is_refused_at_the_limit_writes_no_line(
@@ -338,7 +338,7 @@ async def test_what_is_refused_at_the_limit_writes_no_line(
     caplog.set_level("INFO")
     with capture_logs() as logs:
         async with running(holding) as client:
-            requests = [asyncio.create_task(client.get(f"/hold/{n}")) for n in range(250)]
+            requests = [asyncio.create_task(client.get(f"/test/hold/{n}")) for n in range(250)]
             while sum(it.done() for it in requests) < 50:
                 await asyncio.sleep(0.01)
             leave.set()

@@ -23,7 +23,6 @@ async def collector() -> AsyncIterator[tuple[str, list[Span]]]:
     """Where spans can be sent to, and those that were."""
     app, spans = FastAPI(), list[Span]()
 
-    @app.post("/v1/traces")
     async def export(request: Request) -> None:
         sent = ExportTraceServiceRequest.FromString(await request.body())
         spans.extend(
@@ -33,6 +32,7 @@ async def collector() -> AsyncIterator[tuple[str, list[Span]]]:
             for span in scope.spans
         )
 
+    app.add_api_route("/v1/traces", export, methods=["POST"])
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     task = asyncio.create_task(server.serve())
