@@ -1599,8 +1599,8 @@ ROWS = [
     ),
     Row(
         "tune: requests that take turns",
-        LOAD,
-        {"            await asyncio.sleep(0)\n            if now": "            if now"},
+        POOL,
+        {"    _queue_class = _Queue\n": ""},
         TUNING + "test_requests_take_turns",
     ),
     Row(

@@ -143,8 +143,6 @@ async def measure(load: Load, work: Work, seconds: float, failures: list[str]) -
                 failures.append(explain(error))
                 continue
             now = monotonic()
-            # The next request comes from the network: those who wait have their turn before it.
-            await asyncio.sleep(0)
             if now >= begin:
                 waits.append(now - asked)
                 refused += not found

@@ -6,7 +6,8 @@ What runs is the service's own engine with its own settings, but for the size of
 import asyncio
 import math
 import os
-from contextlib import AbstractAsyncContextManager
+import signal
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -278,6 +279,9 @@ def run(
     tuning = Tuning(settings, load, console)
     console.print(tuning.title, style="bold")
     interrupted = False
+    with suppress(ValueError):  # in another thread than the first
+        # A job in the background of a shell's script ignores it otherwise, and asyncio with it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(tuning.run())
