@@ -142,7 +142,7 @@ def sent(use: Use | None, sql: str, statements: int = 1) -> Iterator[None]:
     span = None
     if trace.get_current_span().is_recording():
         attributes = {"db.system.name": "postgresql", "db.query.text": sql}
-        name = sql.split(maxsplit=1)[0]
+        name = next(iter(sql.split(maxsplit=1)), "")
         span = _tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
     use.sent = time.perf_counter()
     try:
