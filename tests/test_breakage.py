@@ -64,6 +64,7 @@ MIGRATIONS = "tests/migrations/test_migrations.py::"
 TUNED = "tests/pooler/test_tune.py::"
 TUNING = "tests/service/test_tune.py::"
 CHOOSING = "tests/service/test_sizing.py::"
+WORKERS = "tests/service/test_workers.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -1172,7 +1173,7 @@ ROWS = [
         "no worker without its parent",
         MAIN,
         {"parent := multiprocessing.parent_process()": "parent := None"},
-        SERVE + "test_workers_end_when_their_parent_is_killed",
+        WORKERS + "test_workers_end_when_their_parent_is_killed",
     ),
     Row(
         "every method of the path in a 405",
@@ -1859,7 +1860,7 @@ ROWS = [
         {
             "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
         },
-        "tests/service/test_metrics.py::test_a_worker_that_was_killed_is_not_counted",
+        WORKERS + "test_a_worker_that_was_killed_is_not_counted",
     ),
     Row(
         "nobody looks for held connections",
