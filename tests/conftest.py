@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,12 @@ os.environ |= {name: f"127.0.0.1,{os.environ.get(name, '')}" for name in ("NO_PR
 # Tests of a generated service that it does not need itself: they run in a copy of it.
 OWN_TESTS = TEMPLATE / "tests" / "service"
 collect_ignore = ["service"]
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One more than there are cores: a third of the time these tests wait for something."""
+    return (yield) + 1
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ async def test_without_a_smaller_pooler_none_is_the_limit(
 
 async def test_a_session_mode_pooler_bounds_the_sizes(database: Database, run_tune: Tune) -> None:
     """Whoever comes later would wait for as long as the others stay."""
-    settings = {"default_pool_size": 2, "pool_mode": "session", "query_wait_timeout": 5}
+    settings = {"default_pool_size": 2, "pool_mode": "session", "query_wait_timeout": 2}
     with devstack.pgbouncer(database.url, **settings) as url:
         result = await run_tune(f"{url}?sslmode=disable", "--hold", "5ms", "--no-page")
     assert result.exit_code == 0, result.output
