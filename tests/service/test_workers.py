@@ -24,7 +24,7 @@ async def test_a_worker_that_was_killed_is_not_counted(database: Database, tmp_p
         while len(both := workers()) < 2:
             await asyncio.sleep(0.05)
         os.kill(min(both), signal.SIGKILL)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while min(both) in workers():
                 await asyncio.sleep(0.05)
             # prometheus_client answers 500 if it reads a file that another worker has just made.
