@@ -27,6 +27,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+{% if cookiecutter.auth == "supabase" -%}
+from {{ cookiecutter.package_name }}.auth.url import WebURL
+{% endif -%}
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 
 
@@ -100,6 +103,16 @@ class Settings(BaseSettings):
 
     requests_per_connection: PositiveInt = 20
     """Requests in flight for each connection of the pool; further ones are answered 503 at once."""
+
+{%- if cookiecutter.auth == "supabase" %}
+
+    supabase_url: WebURL
+    """The project whose Auth issues the callers' tokens: `https://PROJECTREF.supabase.co`."""
+
+    supabase_jwks_url: WebURL | None = None
+    """Where the keys of those tokens are; `/auth/v1/.well-known/jwks.json` of `SUPABASE_URL` if it is not
+    set."""
+{%- endif %}
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
