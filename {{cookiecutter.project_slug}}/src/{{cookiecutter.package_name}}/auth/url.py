@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, HttpUrl, ValidationError
 
-_PLACEHOLDER = re.compile(r"[<>{}]|\[[A-Z]|project[-_]?(ref|id)\b|your[-_]?project", re.IGNORECASE)
+# A user, a query, a placeholder.
+_WRONG = re.compile(r"[@?#<>{}]|project[-_]?(ref|id)\b|your[-_]?project", re.IGNORECASE)
 
 # Hosts that nobody can have on the internet: this machine, private addresses, names of a cluster.
 _INSIDE = re.compile(
@@ -15,11 +16,11 @@ _INSIDE = re.compile(
 
 def _check(text: str) -> HttpUrl:
     try:
-        url = HttpUrl(text.strip(" \t\r\n'\""))
+        url = None if _WRONG.search(text) else HttpUrl(text.strip(" \t\r\n'\""))
     except ValidationError:  # its text has the value
         url = None
-    if url is None or url.username or url.password or url.query or _PLACEHOLDER.search(text):
-        raise ValueError("it is not like https://PROJECTREF.supabase.co, with your project's words")
+    if url is None:
+        raise ValueError("it is not like https://PROJECTREF.supabase.co, with your project's ref")
     if url.scheme == "http" and not _INSIDE.fullmatch(url.host or ""):
         raise ValueError("keys that come by http can be anybody's. Write https")
     return url
