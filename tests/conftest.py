@@ -76,6 +76,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def auth_service(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """One with `auth=supabase`, and its environment. Not to be changed."""
+    project = bake(tmp_path_factory.mktemp("auth"), auth="supabase")
+    project.check("python", "--version")
+    return project
+
+
 @pytest.fixture
 def copied(service: Project, tmp_path: Path) -> Project:
     """A copy of the service to change, with OWN_TESTS. It has no environment: see `run_copied`."""
