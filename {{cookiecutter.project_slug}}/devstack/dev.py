@@ -67,7 +67,7 @@ def run(host: str, port: int, url: str, pooler_url: str) -> None:
         print(f"  export {variable}='{direct}'")
 {%- if cookiecutter.auth == "supabase" %}
     print(f"  export SUPABASE_URL='{os.environ['SUPABASE_URL']}'")
-    print("Tokens:     uv run poe token [alice|bob], for the button Authorize of")
+    print("A token:    uv run poe token [alice|bob], for Authorize in /docs")
 {%- endif %}
     shown = f"[{host}]" if ":" in host else host
     print(f"The API:    http://{shown}:{port}/docs", flush=True)
