@@ -21,7 +21,7 @@ from {{ cookiecutter.package_name }}.settings import Settings
 from devstack.issuer import USERS, Issuer
 from tests.api.test_schema import keeps_to_its_schema
 from tests.pooler.workload import ScratchThing
-from tests.support import Database, running, served, serving
+from tests.support import Database, connect, running, served, serving
 
 ALICE = USERS["alice"]
 PATH = "/test/caller"
@@ -117,6 +117,20 @@ async def test_what_a_policy_refuses_is_a_403(
         assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_commit_that_fails_is_no_2xx(
+    app: FastAPI, bearer: Callable[[str], dict[str, str]], database: Database, owned: str
+) -> None:
+    async with connect(database.url) as direct:
+        await direct.execute(f"ALTER TABLE {owned} ADD UNIQUE (name) DEFERRABLE INITIALLY DEFERRED")
+
+    @app.post("/test/twice", status_code=201)
+    async def twice(session: UserSessionDep) -> None:
+        session.add_all(ScratchThing(name="a", amount=amount) for amount in (1, 2))
+
+    async with running(app) as client:
+        assert (await client.post("/test/twice", headers=bearer("alice"))).status_code == 409
+
+
 async def test_a_websocket_has_a_caller(
     app: FastAPI, bearer: Callable[[str], dict[str, str]], owned: str
 ) -> None:
@@ -137,14 +151,14 @@ async def test_a_websocket_has_a_caller(
     async with serving(app) as client:
         url = str(client.base_url).replace("http", "ws", 1)
 
-        async def connect(path: str, headers: dict[str, str]) -> AsyncIterator[str]:
+        async def listen(path: str, headers: dict[str, str]) -> AsyncIterator[str]:
             async with connect_websocket(
                 f"{url}/test/{path}", additional_headers=headers, proxy=None
             ) as socket:
                 for _ in range(2):
                     yield str(await socket.recv())
 
-        told = [it async for it in connect("socket", bearer("alice"))]
+        told = [it async for it in listen("socket", bearer("alice"))]
         assert told == [f"{ALICE} 1", f"{ALICE} 2"]
         for path, headers, status in (
             ("socket", {}, 401),
@@ -153,7 +167,7 @@ async def test_a_websocket_has_a_caller(
             ("transaction", bearer("alice"), 500),
         ):
             with pytest.raises(InvalidStatus) as refusal:
-                [it async for it in connect(path, headers)]
+                [it async for it in listen(path, headers)]
             assert refusal.value.response.status_code == status
             if status == 401:
                 assert "Bearer" in refusal.value.response.headers["www-authenticate"]
