@@ -29,6 +29,7 @@ async def verify(token: str, keys: Keys) -> Caller:
             raise ValueError
         head = jwt.get_unverified_header(token.partition(".")[0] + "..")
         if (key := await keys.find(head["kid"])) is None:
+            reason = "The token is not signed with a key of the issuer."
             raise ValueError
         claims: dict[str, object] = jwt.decode(
             token,
