@@ -6,7 +6,10 @@ from pathlib import Path
 PACKAGE = Path("src/{{ cookiecutter.package_name }}")
 ITEMS = [PACKAGE / "items", "migrations/versions/0001_create_items.py", "tests/api/test_items.py"]
 NOTES = [PACKAGE / "notes", "migrations/versions/0002_create_notes.py", "tests/auth/test_notes.py"]
-AUTH = [PACKAGE / "auth", PACKAGE / "database/caller.py", "devstack/issuer.py", "tests/auth"]
+AUTH = [
+    *(PACKAGE / "auth", PACKAGE / "database/caller.py", "migrations/owned.py"),
+    *("devstack/issuer.py", "tests/auth"),
+]
 
 example = "{{ cookiecutter.example_resource }}" == "yes"
 auth = "{{ cookiecutter.auth }}" == "supabase"

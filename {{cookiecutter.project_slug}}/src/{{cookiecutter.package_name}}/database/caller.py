@@ -26,6 +26,10 @@ from {{ cookiecutter.package_name }}.database.session import (
     make_sessions,
 )
 
+# Who is asking, in SQL: NULL if it is nobody. '' is what a setting is on a server connection that has
+# had it once.
+CALLER_ID = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
+
 # What JSON calls NUL. Behind an odd number of backslashes more, it would be these six characters.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
