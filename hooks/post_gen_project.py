@@ -8,7 +8,7 @@ ITEMS = [PACKAGE / "items", "migrations/versions/0001_create_items.py", "tests/a
 NOTES = [PACKAGE / "notes", "migrations/versions/0002_create_notes.py", "tests/auth/test_notes.py"]
 AUTH = [
     *(PACKAGE / "auth", PACKAGE / "database/caller.py", "migrations/owned.py"),
-    *("devstack/issuer.py", "tests/auth"),
+    *("devstack/issuer.py", "docs/auth.md", "tests/auth"),
 ]
 
 example = "{{ cookiecutter.example_resource }}" == "yes"
