@@ -237,9 +237,7 @@ async def test_what_no_model_knows_is_left_alone(
 
 
 @pytest.mark.parametrize("config", ["directly"], indirect=True)
-async def test_a_default_that_is_null_now_is_no_difference(
-    config: Config, empty: Database
-) -> None:
+async def test_a_default_that_is_null_now_is_no_difference(config: Config, empty: Database) -> None:
     """PostgreSQL is asked whether two defaults are equal, and of NULLs it can't tell."""
     await asyncio.to_thread(command.upgrade, config, "head")
     default = "nullif(current_setting('test.nothing', true), '')"
