@@ -220,8 +220,12 @@ def test_an_existing_project_is_not_touched(tmp_path: Path) -> None:
     assert (project.path / "README.md").read_text() == "mine"
 
 
-def test_every_dependency_is_a_name_that_is_taken(service: Project) -> None:
+@pytest.mark.parametrize("which", ["service", "auth_service"])
+def test_every_dependency_is_a_name_that_is_taken(
+    request: pytest.FixtureRequest, which: str
+) -> None:
     """As a distribution, as what it lets one import, and as a command."""
+    service: Project = request.getfixturevalue(which)
     lock = tomllib.loads((service.path / "uv.lock").read_text())
     names = {package["name"].replace("-", "_").replace(".", "_") for package in lock["package"]}
     program = "import importlib.metadata as m; print(*m.packages_distributions())"

@@ -3,16 +3,27 @@
 import pytest
 import test_breakage
 from conftest import Project
-from test_breakage import Row
+from test_breakage import FAILURES, Row
 
 CALLER = "src/{package}/database/caller.py"
 
 OWNED = "migrations/owned.py"
 NOTES = "src/{package}/notes/"
+KEYS = "src/{package}/auth/keys.py"
+TOKENS = "src/{package}/auth/tokens.py"
+DEPENDENCIES = "src/{package}/auth/dependencies.py"
+URL = "src/{package}/auth/url.py"
+MAIN = "src/{package}/main.py"
+SETTINGS = "src/{package}/settings.py"
 
 CALLING = "tests/auth/test_caller.py::"
 OWNING = "tests/auth/test_owned.py::"
 NOTED = "tests/auth/test_notes.py::"
+FETCHED = "tests/auth/test_keys.py::"
+VERIFIED = "tests/auth/test_tokens.py::"
+HOSTILE = VERIFIED + "test_a_hostile_token_is_refused"
+ASKED = "tests/auth/test_dependencies.py::"
+CONFIGURED = "tests/auth/test_url.py::"
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +32,289 @@ def service(auth_service: Project) -> Project:
     return auth_service
 
 
-ROWS = [
+ROWS: list[Row] = []
+
+
+DUE = "(key is None or age >= _REFRESH) and now - self._tried_at >= _PAUSE"
+WAITS = "(key is None or (age >= _STALE and not self._failed))"
+
+TOKEN_ROWS = [
+    Row(
+        "keys: no pause between two attempts",
+        KEYS,
+        {DUE: "(key is None or age >= _REFRESH)"},
+        FETCHED + "test_made_up_key_ids_are_asked_for_once",
+    ),
+    Row(
+        "keys: a pause only after a success",
+        KEYS,
+        {
+            "            self._tried_at = now\n": "",
+            "self._fetched_at, self._failed = monotonic(), False": "self._fetched_at = "
+            "self._tried_at = monotonic(); self._failed = False",
+        },
+        FETCHED + "test_made_up_key_ids_are_asked_for_once",
+    ),
+    Row(
+        "keys: each request its own fetch",
+        KEYS,
+        {f"if {DUE}": "if key is None"},
+        FETCHED + "test_all_who_come_at_once_share_one_fetch",
+    ),
+    Row(
+        "keys: a client that goes ends the fetch of all",
+        KEYS,
+        {"await asyncio.shield(self._fetching)": "await self._fetching"},
+        FETCHED + "test_who_goes_away_takes_nobody_along",
+    ),
+    Row(
+        "keys: never refreshed",
+        KEYS,
+        {DUE: "key is None and now - self._tried_at >= _PAUSE"},
+        FETCHED + "test_keys_are_refreshed_in_the_background",
+    ),
+    Row(
+        "keys: refreshed while a request waits",
+        KEYS,
+        {"age >= _STALE and": "age >= _REFRESH and"},
+        FETCHED + "test_keys_are_refreshed_in_the_background",
+    ),
+    Row(
+        "keys: a revoked one is good once more after a quiet night",
+        KEYS,
+        {WAITS: "key is None"},
+        FETCHED + "test_after_a_quiet_night_a_revoked_key_is_not_good_once_more",
+    ),
+    Row(
+        "keys: requests wait for an issuer that is down",
+        KEYS,
+        {WAITS: "(key is None or age >= _STALE)"},
+        FETCHED + "test_while_the_issuer_is_down_old_keys_are_good_for_an_hour",
+    ),
+    Row(
+        "keys: good for ever while the issuer is down",
+        KEYS,
+        {">= _LAST": ">= 1e9"},
+        FETCHED + "test_while_the_issuer_is_down_old_keys_are_good_for_an_hour",
+    ),
+    Row(
+        "keys: gone when the issuer is down",
+        KEYS,
+        {">= _LAST": ">= _REFRESH"},
+        FETCHED + "test_while_the_issuer_is_down_old_keys_are_good_for_an_hour",
+    ),
+    Row(
+        "keys: 401 where nobody can know",
+        KEYS,
+        {"if key is None and self._failed:": "if False:"},
+        FETCHED + "test_an_issuer_that_is_not_there",
+    ),
+    Row(
+        "keys: an issuer that trickles is waited for",
+        KEYS,
+        {"asyncio.timeout(_TIMEOUT)": "asyncio.timeout(None)"},
+        FETCHED + "test_an_issuer_that_does_not_end_is_given_up",
+    ),
+    Row(
+        "keys: an answer of any size",
+        KEYS,
+        {"> _LARGEST": "> 1e9"},
+        FETCHED + "test_an_answer_that_is_no_set_of_keys",
+    ),
+    Row(
+        "keys: a redirect is followed",
+        KEYS,
+        {'client.stream("GET", url)': 'client.stream("GET", url, follow_redirects=True)'},
+        FETCHED + "test_an_answer_that_is_no_set_of_keys",
+    ),
+    Row(
+        "keys: one that is broken breaks all",
+        KEYS,
+        {"with suppress(Exception):": "if True:"},
+        FETCHED + "test_a_key_that_can_not_be_used_harms_no_other",
+    ),
+    Row(
+        "keys: one with its private half",
+        KEYS,
+        {' and "d" not in it': ""},
+        FETCHED + "test_a_key_that_can_not_be_used_harms_no_other",
+    ),
+    Row(
+        "keys: one for encryption",
+        KEYS,
+        {' and it.get("use", "sig") == "sig"': ""},
+        FETCHED + "test_a_key_that_can_not_be_used_harms_no_other",
+    ),
+    Row(
+        "keys: HS256 allowed",
+        KEYS,
+        {'ALGORITHMS = ("ES256"': 'ALGORITHMS = ("HS256", "ES256"'},
+        FETCHED + "test_a_key_that_can_not_be_used_harms_no_other",
+    ),
+    Row(
+        "keys: silence about a project that signs with its secret",
+        KEYS,
+        {"if not self._keys:": "if False:"},
+        FETCHED + "test_a_project_with_the_legacy_secret_is_told_what_to_do",
+    ),
+    Row(
+        "keys: a proxy for what NO_PROXY names",
+        KEYS,
+        {"trust_env=trust": "trust_env=True"},
+        FETCHED + "test_no_proxy_is_asked_about_what_no_proxy_names",
+    ),
+    Row(
+        "keys: no proxy for anything",
+        KEYS,
+        {"trust_env=trust": "trust_env=False"},
+        FETCHED + "test_a_proxy_of_the_environment_is_asked",
+    ),
+    Row(
+        "keys: a fetch outlives the service",
+        MAIN,
+        {"            await keys.aclose()\n": ""},
+        FETCHED + "test_nothing_is_pending_when_the_service_ends",
+    ),
+    Row(
+        "token: aud unchecked",
+        TOKENS,
+        {
+            '            audience="authenticated",\n': "",
+            '{"enforce_minimum_key_length": True}': '{"enforce_minimum_key_length": True, '
+            '"verify_aud": False}',
+        },
+        HOSTILE,
+    ),
+    Row("token: iss unchecked", TOKENS, {"            issuer=keys.issuer,\n": ""}, HOSTILE),
+    Row(
+        "token: without exp",
+        TOKENS,
+        {'"exp": int(exp)': '"iss": str()', " and exp < 2**40": ""},
+        HOSTILE,
+    ),
+    Row("token: an exp that is no date", TOKENS, {" and exp < 2**40": ""}, HOSTILE),
+    Row("token: any role", TOKENS, {" and role in _ROLES": ""}, HOSTILE),
+    Row(
+        "token: sub in any form",
+        TOKENS,
+        {"str(user := UUID(sub)) == sub": "(user := UUID(sub))"},
+        HOSTILE,
+    ),
+    Row("token: a generous clock", TOKENS, {"_LEEWAY = 10": "_LEEWAY = 3600"}, HOSTILE),
+    Row(
+        "token: no leeway",
+        TOKENS,
+        {"_LEEWAY = 10": "_LEEWAY = 0"},
+        VERIFIED + "test_a_good_token_passes",
+    ),
+    Row(
+        "token: a key of any length",
+        TOKENS,
+        {'{"enforce_minimum_key_length": True}': "{}"},
+        FETCHED + "test_a_key_that_is_too_short_proves_nothing",
+    ),
+    Row(
+        "token: parsed at any size",
+        TOKENS,
+        {"if len(token) > _LONGEST:": "if False:"},
+        VERIFIED + "test_a_token_of_more_than_8_kb_is_not_parsed",
+    ),
+    Row(
+        "token: policies see what users write",
+        TOKENS,
+        {'"app_metadata")': '"app_metadata", "user_metadata")'},
+        VERIFIED + "test_policies_get_what_users_can_not_change",
+    ),
+    Row(
+        "token: an anonymous sign-in is like any other",
+        TOKENS,
+        {'"is_anonymous", ': ""},
+        VERIFIED + "test_policies_get_what_users_can_not_change",
+    ),
+    Row(
+        "token: a 401 without WWW-Authenticate",
+        TOKENS,
+        {"""{"WWW-Authenticate": 'Bearer error="invalid_token"'}""": "{}"},
+        HOSTILE,
+    ),
+    Row(
+        "no token: a 401 without WWW-Authenticate",
+        DEPENDENCIES,
+        {'told = {"WWW-Authenticate": "Bearer"}': "told = None"},
+        ASKED + "test_without_a_token_nobody_is_known",
+    ),
+    Row(
+        "no token: the first of two counts",
+        DEPENDENCIES,
+        {
+            '", ".join(connection.headers.getlist("authorization"))': 'connection.headers.get("authorization", "")'
+        },
+        ASKED + "test_without_a_token_nobody_is_known",
+    ),
+    Row(
+        "a user's commit after the response",
+        DEPENDENCIES,
+        {', scope="function"': ""},
+        ASKED + "test_a_commit_that_fails_is_no_2xx",
+    ),
+    Row(
+        "one transaction for as long as a WebSocket is open",
+        DEPENDENCIES,
+        {'if connection.scope["type"] == "websocket":': "if False:"},
+        ASKED + "test_a_websocket_has_a_caller",
+    ),
+    Row(
+        "OpenAPI without the security scheme",
+        DEPENDENCIES,
+        {"class _Bearer(SecurityBase):": "class _Bearer:"},
+        ASKED + "test_openapi_says_which_routes_want_a_token",
+    ),
+    Row(
+        "what a policy refuses is a defect",
+        FAILURES,
+        {'    "42501": Failure.FORBIDDEN,': '    "42___": Failure.FORBIDDEN,'},
+        ASKED + "test_what_a_policy_refuses_is_a_403",
+    ),
+    Row(
+        "tokens in the log",
+        DEPENDENCIES,
+        {"return await verify(": "print(token)\n        return await verify("},
+        ASKED + "test_no_token_and_no_claim_is_in_the_log",
+    ),
+    Row(
+        "keys by http, of anybody",
+        URL,
+        {'if url.scheme == "http" and': "if False and"},
+        CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
+    ),
+    Row(
+        "SUPABASE_URL with a secret in the error",
+        URL,
+        {"except ValidationError:": "except ZeroDivisionError:"},
+        CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
+    ),
+    Row(
+        "SUPABASE_URL with a placeholder",
+        URL,
+        {"None if _WRONG.search(text) else ": ""},
+        CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
+    ),
+    Row(
+        "a connection string is proposed for SUPABASE_URL",
+        SETTINGS,
+        {' and variable == "DATABASE_URL"': ""},
+        CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
+    ),
+    Row(
+        "a token of dev's issuer is good anywhere",
+        TOKENS,
+        {"issuer=keys.issuer,": 'issuer=[keys.issuer, "http://dev.localhost/auth/v1"],'},
+        VERIFIED + "test_a_service_takes_no_token_of_devs_issuer",
+    ),
+]
+
+
+OWNER_ROWS = [
     Row(
         "a policy needs row-level security",
         OWNED,
@@ -118,7 +411,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
+@pytest.mark.parametrize("row", [*ROWS, *TOKEN_ROWS, *OWNER_ROWS], ids=lambda row: row.broken)
 def test_a_broken_guarantee_is_noticed(
     service: Project, copied: Project, given: dict[str, str], row: Row
 ) -> None:

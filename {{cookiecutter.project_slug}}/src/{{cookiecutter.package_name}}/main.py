@@ -73,15 +73,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with open_engine(settings) as engine:
             log_engine(settings)
             metrics.watch(engine, settings)
+{%- if cookiecutter.auth == "supabase" %}
+            keys = Keys(f"{settings.supabase_url}/auth/v1", settings.supabase_jwks_url)
+{%- endif %}
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),
                 "read_session": ReadSession(engine),
 {%- if cookiecutter.auth == "supabase" %}
                 "user_sessions": UserSessions(engine),
-                "keys": Keys(f"{settings.supabase_url}/auth/v1", settings.supabase_jwks_url),
+                "keys": keys,
 {%- endif %}
             }
+{%- if cookiecutter.auth == "supabase" %}
+            await keys.aclose()
+{%- endif %}
 
     app = FastAPI(
         title="{{ cookiecutter.project_name | trim }}",

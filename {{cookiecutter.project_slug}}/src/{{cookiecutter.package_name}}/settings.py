@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 {% if cookiecutter.auth == "supabase" -%}
-from {{ cookiecutter.package_name }}.auth.url import WebURL
+from {{ cookiecutter.package_name }}.auth.url import ProjectURL, WebURL
 {% endif -%}
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
 
 {%- if cookiecutter.auth == "supabase" %}
 
-    supabase_url: WebURL
+    supabase_url: ProjectURL
     """The project whose Auth issues the callers' tokens: `https://PROJECTREF.supabase.co`."""
 
     supabase_jwks_url: WebURL | None = None
@@ -181,7 +181,7 @@ _POSTGRESQL = ("postgres://", "postgresql://")
 def _explain(variable: str, kind: str, message: str) -> str:
     if kind == "missing":
         found = [it for it, value in os.environ.items() if value.startswith(_POSTGRESQL)]
-        if found:
+        if found and variable == "DATABASE_URL":
             return (
                 f"  {variable} is not set. {found[0]} has a connection string: give it this name."
             )

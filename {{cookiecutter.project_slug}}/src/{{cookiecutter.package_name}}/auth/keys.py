@@ -1,32 +1,32 @@
 """The keys that the issuer signs with."""
 
 import asyncio
+import json
 import math
-from collections.abc import Mapping
+import ssl
+from contextlib import suppress
 from time import monotonic
+from urllib.request import proxy_bypass
 
 import httpx
 import jwt
 import structlog
+from fastapi.exceptions import HTTPException
 
-# Seconds. How old keys get before they are fetched again, in the background: what is revoked is refused
-# after as long. Supabase's servers keep a set for 10 minutes themselves.
-_REFRESH = 300
+# With HS256 whoever can verify can sign, and a public key would do for a secret.
+ALGORITHMS = ("ES256", "RS256")
 
-# Seconds for which keys are good while the issuer can't be reached.
-_LAST = 3600
+# Seconds of age: then keys are fetched again, in the background; then a request waits for it, or a quiet
+# night would keep what was revoked (Supabase's servers keep a set as long); then they are good no more.
+_REFRESH, _STALE, _LAST = 300, 600, 3600
 
 # Seconds between two attempts, whatever came of the first: anybody can make up the id of a key.
 _PAUSE = 10
 
-# Seconds of an attempt.
-_TIMEOUT = 3
+# Seconds of an attempt, and bytes of an answer. Choices.
+_TIMEOUT, _LARGEST = 3, 256 * 1024
 
 log = structlog.get_logger()
-
-
-class IssuerDownError(Exception):
-    """The keys can't be fetched, and none are left: nobody's token can be verified."""
 
 
 class Keys:
@@ -35,37 +35,69 @@ class Keys:
     def __init__(self, issuer: str, url: str | None = None) -> None:
         self.issuer = issuer
         self._url = url or f"{issuer}/.well-known/jwks.json"
-        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = -math.inf
         self._failed = False
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of this id. None: the issuer has none such."""
+        """The key of this id. None: the issuer has none such. 503: nobody knows."""
         now = monotonic()
-        key = self._keys.get(key_id) if now - self._fetched_at < _LAST else None
-        if key is None or now - self._fetched_at >= _REFRESH:
-            if self._fetching is None and now - self._tried_at >= _PAUSE:
-                self._tried_at = now
-                self._fetching = asyncio.create_task(self._fetch())
-            if key is None and self._fetching is not None:
-                await asyncio.shield(self._fetching)  # it is for others too, who stay when one goes
-                key = self._keys.get(key_id)
+        if (age := now - self._fetched_at) >= _LAST:
+            self._keys = {}
+        key = self._keys.get(key_id)
+        if (key is None or age >= _REFRESH) and now - self._tried_at >= _PAUSE:
+            self._tried_at = now
+            self._fetching = asyncio.create_task(self._fetch())
+        if self._fetching and (key is None or (age >= _STALE and not self._failed)):
+            await asyncio.shield(self._fetching)  # it is for others too, who stay when one goes
+            key = self._keys.get(key_id)
         if key is None and self._failed:
-            raise IssuerDownError
+            told = {"Retry-After": str(_PAUSE)}
+            raise HTTPException(503, "No token can be verified now. Try again.", told)
         return key
+
+    async def aclose(self) -> None:
+        if self._fetching:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
 
     async def _fetch(self) -> None:
         try:
-            client = await asyncio.to_thread(httpx.AsyncClient)  # it reads the machine's CAs
-            async with asyncio.timeout(_TIMEOUT), client:
-                response = await client.get(self._url)
-                response.raise_for_status()
-            found = jwt.PyJWKSet.from_json(response.text)
-            self._keys = {key.key_id: key for key in found.keys if key.key_id is not None}
+            async with asyncio.timeout(_TIMEOUT):
+                self._keys = _read(await _download(self._url))
             self._fetched_at, self._failed = monotonic(), False
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, OSError) as error:
+            if not self._keys:
+                todo = "in Supabase's dashboard, under JWT Keys, migrate the secret and rotate the keys"
+                log.warning("the issuer has no key for ES256 or RS256", url=self._url, todo=todo)
+        except Exception as error:  # noqa: BLE001  whatever it is, there is a next time
             self._failed = True
             log.warning("the issuer's keys can't be fetched", url=self._url, reason=repr(error))
-        finally:
-            self._fetching = None
+        self._fetching = None
+
+
+async def _download(url: str) -> bytes:
+    tls = await asyncio.to_thread(ssl.create_default_context)  # it reads the machine's CAs
+    # For a SOCKS proxy in the environment httpx fails before it looks whether NO_PROXY has the host.
+    trust = not proxy_bypass(httpx.URL(url).host)
+    body, headers = b"", {"Accept-Encoding": "identity"}
+    async with (
+        httpx.AsyncClient(verify=tls, trust_env=trust, headers=headers) as client,
+        client.stream("GET", url) as response,
+    ):
+        if response.status_code != 200:  # a redirect too
+            raise ValueError(f"the answer is {response.status_code}")
+        async for part in response.aiter_raw():
+            if len(body := body + part) > _LARGEST:
+                raise ValueError("the answer is too long")
+    return body
+
+
+def _read(body: bytes) -> dict[str, jwt.PyJWK]:
+    keys = {}
+    for it in json.loads(body)["keys"]:
+        with suppress(Exception):  # whatever is wrong with one, others are good
+            key = jwt.PyJWK(it)
+            if key.algorithm_name in ALGORITHMS and it.get("use", "sig") == "sig" and "d" not in it:
+                keys[it["kid"]] = key
+    return keys
