@@ -6,19 +6,17 @@ comes next.
 """
 
 import json
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 from uuid import UUID
 
 import asyncpg
 import structlog
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.connection import Connection, TransactionError
 from {{ cookiecutter.package_name }}.database.engine import open_engine
@@ -33,20 +31,26 @@ from {{ cookiecutter.package_name }}.settings import Settings
 # had it once.
 CALLER_ID = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
 
+log = structlog.get_logger()
+
 # The SQLSTATEs of a role that there is not, and of one that the login may not take.
 _CANT_TAKE = ("22023", "42501")
 
-_ABOVE_POLICIES = text(
-    "SELECT rolname || CASE WHEN rolsuper THEN ' is a superuser' ELSE ' has BYPASSRLS' END"
-    " FROM pg_roles WHERE rolname IN (current_user, 'authenticated') AND (rolsuper OR rolbypassrls)"
-)
-_TAKE = text("SELECT set_config('role', 'authenticated', true)")
+# What is wrong with the login, if anything is.
+FAULT = """
+    SELECT rolname || CASE WHEN rolsuper THEN ' is a superuser' WHEN rolbypassrls THEN ' has BYPASSRLS'
+        ELSE ' is not granted authenticated' END
+    FROM pg_roles WHERE rolname IN (current_user, 'authenticated') AND (rolsuper OR rolbypassrls)
+        OR rolname = current_user AND pg_has_role(rolname, to_regrole('authenticated')::oid, CASE
+            WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)
+        IS NOT TRUE
+"""
 
 
 class RoleError(asyncpg.InterfaceError):
-    """The login can't take the caller's role: the service is not set up, whoever asks."""
+    """The login can't take the caller's role, whoever asks."""
 
-    sqlstate = "0P000"  # not the server's, which would be the client's fault
+    sqlstate = "0P000"  # PostgreSQL's is that of a client's fault
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Caller:
 
     id: UUID
     role: str
-    claims: Mapping[str, object] = field(repr=False)
+    claims: dict[str, object] = field(repr=False)
     """What policies may ask about. PostgreSQL's log has them, if it logs statements."""
     sql: str = field(init=False, repr=False)
 
@@ -66,16 +70,10 @@ class Caller:
             raise ValueError("jsonb can't hold the character NUL")
         if self.role == "none":
             raise ValueError("none is the login itself")
-        sql = (
-            f"SELECT set_config('role', {_literal(self.role)}, true), "
-            f"set_config('request.jwt.claims', {_literal(claims)}, true)"
-        )
-        object.__setattr__(self, "sql", sql)
-
-
-def _literal(text: str) -> str:
-    # E'': the same, whether standard_conforming_strings is on or off.
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+        # E'': the same, whether standard_conforming_strings is on or off.
+        role, claims = (it.replace("\\", "\\\\").replace("'", "''") for it in (self.role, claims))
+        settings = f"('role', E'{role}', true), set_config('request.jwt.claims', E'{claims}', true)"
+        object.__setattr__(self, "sql", f"SELECT set_config{settings}")
 
 
 class CallerConnection(Connection):
@@ -86,49 +84,41 @@ class CallerConnection(Connection):
         self.caller = None
         super().returned()
 
-    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+    async def execute(self, query: str, *args: object, **options: object) -> str:
         if self.caller is None or not query.startswith("BEGIN"):
             return await super().execute(query, *args, **options)
         try:
             return await super().execute(f"{query} {self.caller.sql}", **options)
         except asyncpg.PostgresError as error:
-            # It may have begun, for nobody. asyncpg would take it for begun and SQLAlchemy for not, so
-            # that a later COMMIT is not even sent.
+            # asyncpg takes it for begun, and SQLAlchemy for not: a COMMIT would not even be sent.
             self.terminate()
             if error.sqlstate in _CANT_TAKE:
-                raise RoleError(
-                    f"the login of DATABASE_URL can't act for callers: {error}. "
-                    f"GRANT {self.caller.role} to it; docs/auth.md has the roles"
-                ) from error
+                told = f"{error}: GRANT {self.caller.role} TO the login of DATABASE_URL"
+                raise RoleError(told) from error
             raise
 
 
 class _CallerSession(GuardedSession):
-    def __init__(self, *args: Any, caller: Caller, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.caller = caller
+    caller: Caller | None = None
 
 
 class UserSession(Transaction):
     """A transaction in which PostgreSQL knows the caller: one only, never AUTOCOMMIT."""
 
     sync_session_class = _CallerSession
+    sync_session: _CallerSession
 
 
 @event.listens_for(_CallerSession, "after_begin")
-def _tell(session: Session, transaction: SessionTransaction, connection: SQLConnection) -> None:
-    lent: Any = connection.connection
-    # Not isinstance(), which asyncpg answers with True for every connection of its own.
-    ours = issubclass(type(lent.driver_connection), CallerConnection)
-    if lent.dbapi_connection.autocommit or not ours:
-        # Its statements would run as the login, who may see everything. The next ones too, if a route
-        # catches this error.
-        connection.invalidate()
-        raise TransactionError(
-            "a caller's statements need a transaction, on an engine that UserSessions has"
-        )
-    assert isinstance(session, _CallerSession)
-    lent.driver_connection.caller = session.caller
+def _tell(session: _CallerSession, _: object, connection: SQLConnection) -> None:
+    lent = connection.connection
+    driver = cast(CallerConnection, lent.driver_connection)
+    # asyncpg's isinstance() takes every connection for one of ours.
+    can_tell = issubclass(type(driver), CallerConnection) and session.caller is not None
+    if not can_tell or lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
+        connection.invalidate()  # or the next statement would run as the login, if this is caught
+        raise TransactionError("a caller needs a transaction, on an engine that UserSessions has")
+    driver.caller = session.caller
 
 
 class UserSessions:
@@ -140,34 +130,18 @@ class UserSessions:
         self._make = make_sessions(engine, UserSession)
 
     def begin(self, caller: Caller) -> AbstractAsyncContextManager[UserSession]:
-        return self._make(caller=caller)
+        session = self._make()
+        session.sync_session.caller = caller
+        return session
 
 
-def _with_callers(dialect: object, entry: object, arguments: object, options: Any) -> None:
+def _with_callers(_: object, entry: object, args: object, options: dict[str, object]) -> None:
     options["connection_class"] = CallerConnection
 
 
-async def find_fault(connection: AsyncConnection) -> str | None:
-    """Why the login is not fit to act for callers. None: it is."""
-    try:
-        if above := await connection.scalar(_ABOVE_POLICIES):
-            return f"{above}: row-level security does not hold for it"
-        await connection.execute(_TAKE)
-    except DBAPIError as error:
-        cause: Any = error.driver_exception
-        if cause.sqlstate not in _CANT_TAKE:
-            raise
-        return f"{cause.message}: GRANT authenticated to the login"
-    finally:
-        await connection.rollback()
-    return None
-
-
 async def warn_of_login(settings: Settings) -> None:
-    """Say so if the login is not fit to act for callers: whoever forgets the caller sees everything."""
+    """Say so if the login is not fit to act for callers."""
     with suppress(SQLAlchemyError):  # which database/login.py tells of
         async with open_engine(settings) as engine, engine.connect() as connection:
-            if fault := await find_fault(connection):
-                structlog.get_logger().warning(
-                    "the login of DATABASE_URL is not fit to act for callers", reason=fault
-                )
+            if fault := await connection.scalar(text(FAULT)):
+                log.warning("the login is not fit to act for callers: docs/auth.md", reason=fault)

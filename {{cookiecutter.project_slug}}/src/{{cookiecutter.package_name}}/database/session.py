@@ -113,7 +113,7 @@ def _lend(session: Session, transaction: SessionTransaction, connection: Connect
 class Transaction(AsyncSession):
     """A session that commits at its end, or rolls back on any error."""
 
-    sync_session_class: type[GuardedSession] = GuardedSession
+    sync_session_class = GuardedSession
     sync_session: GuardedSession
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:

@@ -30,7 +30,7 @@ import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature
 from {{ cookiecutter.package_name }}.cli import project
 from {{ cookiecutter.package_name }}.database.base import Base
 {%- if cookiecutter.auth == "supabase" %}
-from {{ cookiecutter.package_name }}.database.caller import find_fault
+from {{ cookiecutter.package_name }}.database.caller import FAULT
 {%- endif %}
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
@@ -403,7 +403,7 @@ async def role(it: Patient) -> AsyncIterator[Finding]:
     """What the login may do: what it has to, and no more."""
     user = it.server["current_user"]
 {%- if cookiecutter.auth == "supabase" %}
-    if fault := await find_fault(it.connection):
+    for [fault] in await it.clients[0].rows(FAULT):
         yield failure(fault, "see the login roles in docs/auth.md")
 {%- else %}
     for may, what in (("rolsuper", "is a superuser"), ("rolbypassrls", "has BYPASSRLS")):
