@@ -3,7 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from {{ cookiecutter.package_name }}.settings import ConfigurationError, Settings, load_settings
+from {{ cookiecutter.package_name }}.settings import (
+    ConfigurationError,
+    Settings,
+    load_settings,
+)
 
 SECRET = "marked-secret"
 PROJECT = "https://abcdefghijklmnopqrst.supabase.co"

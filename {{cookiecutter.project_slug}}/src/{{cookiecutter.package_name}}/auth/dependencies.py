@@ -11,7 +11,11 @@ from fastapi.security.base import SecurityBase
 
 from {{ cookiecutter.package_name }}.auth.keys import Keys
 from {{ cookiecutter.package_name }}.auth.tokens import verify
-from {{ cookiecutter.package_name }}.database.caller import Caller, UserSession, UserSessions
+from {{ cookiecutter.package_name }}.database.caller import (
+    Caller,
+    UserSession,
+    UserSessions,
+)
 
 
 class _Bearer(SecurityBase):
