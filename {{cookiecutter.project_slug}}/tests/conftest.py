@@ -101,7 +101,7 @@ def servers(pytestconfig: pytest.Config) -> Servers:
     return _servers(pytestconfig)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def servers_are_ours(servers: Servers) -> None:
     """For a test that would harm others: wrong passwords lock out every client of a Supavisor, and a
     role's setting is everybody's."""

@@ -26,6 +26,10 @@ from {{ cookiecutter.package_name }}.database.engine import open_engine
 from {{ cookiecutter.package_name }}.database.session import GuardedSession, Transaction
 from {{ cookiecutter.package_name }}.settings import Settings
 
+# Who is asking, in SQL: NULL if it is nobody. '' is what a setting is on a server connection that has
+# had it once.
+CALLER_ID = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
+
 log = structlog.get_logger()
 
 # The SQLSTATEs of a role that there is not, and of one that the login may not take.

@@ -1,4 +1,4 @@
-"""Notes that only their owner sees. No statement here names the owner: PostgreSQL's policies do."""
+"""Notes that only their owner sees. No statement names the owner: PostgreSQL's policies do."""
 
 from typing import Annotated
 
@@ -8,7 +8,12 @@ from sqlalchemy import delete, insert, select, update
 
 from {{ cookiecutter.package_name }}.auth.dependencies import UserSessionDep
 from {{ cookiecutter.package_name }}.notes.models import Note
-from {{ cookiecutter.package_name }}.notes.schemas import NotePage, NoteRead, NoteWrite
+from {{ cookiecutter.package_name }}.notes.schemas import (
+    NoteChange,
+    NoteCreate,
+    NotePage,
+    NoteRead,
+)
 from {{ cookiecutter.package_name }}.web.problems import problems
 
 router = APIRouter(prefix="/notes", tags=["notes"], responses=problems(401))
@@ -18,7 +23,7 @@ NoteId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 @router.post("", status_code=201)
-async def create_note(new: NoteWrite, session: UserSessionDep) -> NoteRead:
+async def create_note(new: NoteCreate, session: UserSessionDep) -> NoteRead:
     query = insert(Note).values(new.model_dump()).returning(Note)
     return NoteRead.model_validate(await session.scalar(query))
 
@@ -40,10 +45,12 @@ async def read_note(note_id: NoteId, session: UserSessionDep) -> NoteRead:
     return _found(note_id, await session.get(Note, note_id))
 
 
-@router.put("/{note_id}", responses=problems(404))
-async def change_note(note_id: NoteId, new: NoteWrite, session: UserSessionDep) -> NoteRead:
-    query = update(Note).where(Note.id == note_id).values(new.model_dump()).returning(Note)
-    return _found(note_id, await session.scalar(query))
+@router.patch("/{note_id}", responses=problems(404))
+async def change_note(note_id: NoteId, change: NoteChange, session: UserSessionDep) -> NoteRead:
+    values = change.model_dump(exclude_unset=True)
+    query = update(Note).where(Note.id == note_id).values(values).returning(Note)
+    note = await session.scalar(query) if values else await session.get(Note, note_id)
+    return _found(note_id, note)
 
 
 @router.delete("/{note_id}", status_code=204, responses=problems(404))

@@ -12,10 +12,18 @@ def _without_nul(text: str) -> str:
 Text = Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_without_nul)]
 
 
-class NoteWrite(BaseModel):
+class NoteCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: Text
+
+
+class NoteChange(BaseModel):
+    """What to change: a field that is left out stays as it is, so its default is never used."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text = Field(default_factory=str)
 
 
 class NoteRead(BaseModel):
