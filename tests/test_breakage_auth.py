@@ -2,7 +2,7 @@
 
 import pytest
 import test_breakage
-from conftest import Project
+from conftest import Project, Service
 from test_breakage import Row
 
 CALLER = "src/{package}/database/caller.py"
@@ -18,7 +18,7 @@ LOCAL = {
 
 
 @pytest.fixture(scope="session")
-def service(auth_service: Project) -> Project:
+def service(auth_service: Service) -> Service:
     """In the place of the one with the default answers, for `copied` and `given` too."""
     return auth_service
 
@@ -166,6 +166,6 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
 def test_a_broken_guarantee_is_noticed(
-    service: Project, copied: Project, given: dict[str, str], row: Row
+    service: Service, copied: Project, given: dict[str, str], row: Row
 ) -> None:
     test_breakage.test_a_broken_guarantee_is_noticed(service, copied, given, row)
