@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,12 @@ os.environ |= {name: f"127.0.0.1,{os.environ.get(name, '')}" for name in ("NO_PR
 # Tests of a generated service that it does not need itself: they run in a copy of it.
 OWN_TESTS = TEMPLATE / "tests" / "service"
 collect_ignore = ["service"]
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One more than there are cores: a third of the time these tests wait for something."""
+    return (yield) + 1
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,34 @@ def bake(folder: Path, **answers: str) -> Project:
     return Project(path, package)
 
 
+@dataclass(frozen=True)
+class Service(Project):
+    """A project with an environment, which `run_copied` uses."""
+
+    forks: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mypy_remembers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Most of what it reads is the same for every project, and it knows a file by its content."""
+    os.environ["MYPY_CACHE_DIR"] = str(tmp_path_factory.mktemp("mypy"))
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A project with every answer at its default, and its environment. Not to be changed."""
     project = bake(tmp_path_factory.mktemp("service"))
     project.check("python", "--version")
-    return project
+    with subprocess.Popen(
+        [project.python, TEMPLATE / "tests" / "forks.py"],
+        cwd=project.path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as forks:
+        yield Service(project.path, project.package, forks)
+        forks.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -94,20 +122,23 @@ def copied(service: Project, tmp_path: Path) -> Project:
 
 
 def run_copied(
-    service: Project, copied: Project, *arguments: str, **variables: str
+    service: Service, copied: Project, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run pytest on a copy, with the environment of the original but the code of the copy."""
     # Plugins that cost half a second each time, for tests that do not need them.
     plugins = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "schemathesis")]
-    return subprocess.run(
-        [service.python, "-m", "pytest", "-n0", *plugins, *arguments],
-        cwd=copied.path,
-        env=environment(PYTHONPATH=str(copied.path / "src"), **variables),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,  # what is broken must not hang
-    )
+    output = copied.path.parent / "output"
+    run = {
+        "folder": str(copied.path),
+        "arguments": ["-n0", *plugins, *arguments],
+        "variables": {"PYTHONPATH": str(copied.path / "src"), **variables},
+        "output": str(output),
+    }
+    assert service.forks.stdin
+    assert service.forks.stdout
+    print(json.dumps(run), file=service.forks.stdin, flush=True)
+    code = int(service.forks.stdout.readline())
+    return subprocess.CompletedProcess(arguments, code, output.read_text(), "")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 import pytest
-from conftest import Project, run_copied
+from conftest import Project, Service, run_copied
 
 ENGINE = "src/{package}/database/engine.py"
 FAILURES = "src/{package}/database/failures.py"
@@ -66,6 +66,7 @@ TUNED = "tests/pooler/test_tune.py::"
 TUNING = "tests/service/test_tune.py::"
 CHOOSING = "tests/service/test_sizing.py::"
 CLOSED = "tests/migrations/test_data_api.py::"
+WORKERS = "tests/service/test_workers.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -1174,7 +1175,7 @@ ROWS = [
         "no worker without its parent",
         MAIN,
         {"parent := multiprocessing.parent_process()": "parent := None"},
-        SERVE + "test_workers_end_when_their_parent_is_killed",
+        WORKERS + "test_workers_end_when_their_parent_is_killed",
     ),
     Row(
         "every method of the path in a 405",
@@ -1432,7 +1433,7 @@ ROWS = [
     Row(
         "an end to streams after SIGTERM",
         CLI,
-        {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=60"},
+        {"timeout_graceful_shutdown=GRACE_PERIOD": "timeout_graceful_shutdown=10"},
         "tests/service/test_limits.py::test_sigterm_ends_open_streams",
     ),
     Row(
@@ -1861,7 +1862,7 @@ ROWS = [
         {
             "            mark_process_dead(pid)  # type: ignore[no-untyped-call]\n": "            pass\n"
         },
-        "tests/service/test_metrics.py::test_a_worker_that_was_killed_is_not_counted",
+        WORKERS + "test_a_worker_that_was_killed_is_not_counted",
     ),
     Row(
         "nobody looks for held connections",
@@ -1998,7 +1999,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.broken)
 def test_a_broken_guarantee_is_noticed(
-    service: Project, copied: Project, given: dict[str, str], row: Row
+    service: Service, copied: Project, given: dict[str, str], row: Row
 ) -> None:
     path = copied.path / row.file.format(package=copied.package)
     text = path.read_text()
@@ -2012,3 +2013,34 @@ def test_a_broken_guarantee_is_noticed(
     assert result.returncode == 1, f"nobody noticed:\n{result.stdout[-4000:]}{result.stderr}"
     failed = re.findall(r"^FAILED (\S+?)(?:\[.*)?(?: - .*)?$", result.stdout, re.MULTILINE)
     assert set(failed) == {row.noticed_by}, result.stdout[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (ASYNCPG_CACHE, ASYNCPG_CACHE, "nobody noticed"),
+        (ASYNCPG_CACHE, "        no Python\n", "nobody noticed"),
+        ("no such text", "", "the patch does not fit any more"),
+    ],
+)
+def test_a_row_that_takes_no_guarantee_away_fails(
+    service: Service, copied: Project, given: dict[str, str], old: str, new: str, told: str
+) -> None:
+    """A patch without effect, one after which nothing works, and one for code that has changed."""
+    row = Row(told, ENGINE, {old: new}, STATEMENTS + "test_executemany_repeated_on_one_connection")
+    with pytest.raises(AssertionError, match=told):
+        test_a_broken_guarantee_is_noticed(service, copied, given, row)
+
+
+def test_a_copy_is_tested_with_no_other_copys_code(
+    service: Service, copied: Project, given: dict[str, str]
+) -> None:
+    """All of them run in forks of one process."""
+    test = STATEMENTS + "test_executemany_repeated_on_one_connection"
+    path = copied.path / ENGINE.format(package=copied.package)
+    text = path.read_text()
+    codes = []
+    for one in (text.replace(ASYNCPG_CACHE, ""), text, text.replace(ASYNCPG_CACHE, "")):
+        path.write_text(one)
+        codes.append(run_copied(service, copied, "-q", test, **given).returncode)
+    assert codes == [1, 0, 1]

@@ -1,7 +1,7 @@
 """Ordinary routes, as FastAPI's tutorial shows them, by somebody who has read nothing of ours: the suite
 stays green. Where an owner has to say something, the failing test says what."""
 
-from conftest import Project, run_copied
+from conftest import Project, Service, run_copied
 
 ORDINARY = """
 from datetime import date, datetime
@@ -145,7 +145,7 @@ def add(app: FastAPI) -> None:
 """
 
 
-def checked(service: Project, copied: Project, routes: str) -> tuple[int, str]:
+def checked(service: Service, copied: Project, routes: str) -> tuple[int, str]:
     """The schema's test with these routes in the service."""
     package = copied.path / "src" / copied.package
     (package / "first.py").write_text(routes)
@@ -156,12 +156,12 @@ def checked(service: Project, copied: Project, routes: str) -> tuple[int, str]:
     return result.returncode, result.stdout
 
 
-def test_ordinary_routes_are_right_in_the_document(service: Project, copied: Project) -> None:
+def test_ordinary_routes_are_right_in_the_document(service: Service, copied: Project) -> None:
     code, told = checked(service, copied, ORDINARY)
     assert code == 0, told[-8000:]
 
 
-def test_what_an_owner_has_to_say_is_told(service: Project, copied: Project) -> None:
+def test_what_an_owner_has_to_say_is_told(service: Service, copied: Project) -> None:
     code, told = checked(service, copied, TO_SAY)
     assert code == 1
     assert "`responses=`" in told

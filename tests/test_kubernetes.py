@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import Project, bake, run_copied
+from conftest import Project, Service, bake, run_copied
 from kubernetes_validate import utils
 from test_projects import LONG, POOLERS
 
@@ -109,7 +109,7 @@ def test_the_autoscaler_and_the_deployment_mean_each_other(project: Project) -> 
 
 @pytest.mark.parametrize(("replicas", "fits"), [(3, True), (30, False)])
 def test_an_owner_may_do_without_the_autoscaler(
-    service: Project, copied: Project, replicas: int, fits: bool
+    service: Service, copied: Project, replicas: int, fits: bool
 ) -> None:
     """The generated suite then counts by the Deployment."""
     folder = copied.path / "kubernetes" / "service"

@@ -5,7 +5,7 @@ Through one that is less strict and tracks nothing, test_projects.py runs all of
 
 import re
 
-from conftest import Project, devstack, run_copied
+from conftest import Project, Service, devstack, run_copied
 from refusing import refusing
 
 CORE = [
@@ -28,7 +28,7 @@ def _tracking(service: Project) -> tuple[str, ...]:
 
 
 def test_the_core_through_a_supavisor_that_tracks_named_statements(
-    service: Project, copied: Project
+    service: Service, copied: Project
 ) -> None:
     """It refuses PREPARE and DEALLOCATE as simple queries, and ends the connection."""
     with (
@@ -41,7 +41,7 @@ def test_the_core_through_a_supavisor_that_tracks_named_statements(
     assert re.search(r"^\d+ passed", told, re.MULTILINE), told[-4000:]
 
 
-def test_a_simple_deallocate_is_noticed(service: Project, copied: Project) -> None:
+def test_a_simple_deallocate_is_noticed(service: Service, copied: Project) -> None:
     """The test above proves nothing about a pooler's refusals otherwise."""
     path = copied.path / "tests" / "pooler" / "backends.py"
     text = path.read_text()
@@ -56,7 +56,7 @@ def test_a_simple_deallocate_is_noticed(service: Project, copied: Project) -> No
     assert "EPSSIMPLEQUERY" in result.stdout
 
 
-def test_the_core_in_session_mode(service: Project, copied: Project) -> None:
+def test_the_core_in_session_mode(service: Service, copied: Project) -> None:
     """A client keeps its backend there: tests that have it moved say so."""
     with devstack(service, "pool_mode=session", "default_pool_size=60") as stack:
         urls = {"TEST_DATABASE_URL": stack["database_url"], "TEST_POOLER_URL": stack["pooler_url"]}

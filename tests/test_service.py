@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import OWN_TESTS, Project, run_copied
+from conftest import OWN_TESTS, Project, Service, run_copied
 
 
 @pytest.mark.parametrize("path", sorted(OWN_TESTS.rglob("test_*.py")), ids=lambda path: path.stem)
 def test_a_service_keeps_what_the_template_promises(
-    service: Project, copied: Project, given: dict[str, str], path: Path
+    service: Service, copied: Project, given: dict[str, str], path: Path
 ) -> None:
     tests = copied.path / "tests" / OWN_TESTS.name / path.relative_to(OWN_TESTS)
     result = run_copied(service, copied, "-q", str(tests), **given)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import arrow
 import pytest
-from conftest import TEMPLATE, Project, bake, environment, run_copied
+from conftest import TEMPLATE, Project, Service, bake, environment, run_copied
 
 GENERATED = Path("{{cookiecutter.project_slug}}")
 PACKAGE = GENERATED / "src" / "{{cookiecutter.package_name}}"
@@ -221,7 +221,7 @@ def gets_what_comes_later(project: Project, template: Path) -> None:
     assert [path.name for path in package.parent.iterdir()] == [project.package]
 
 
-def passes(service: Project, project: Project, *tests: str) -> None:
+def passes(service: Service, project: Project, *tests: str) -> None:
     """Lint, types and tests, with the environment of another project."""
     ruff = [sys.executable, "-m", "ruff"]
     for command in ([*ruff, "check"], [*ruff, "format", "--check"], [service.python, "-m", "mypy"]):
@@ -260,7 +260,7 @@ def follow(project: Project, heading: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()))
 def test_an_update_brings_the_change_and_keeps_the_teams(
-    template: Path, service: Project, answers: dict[str, str]
+    template: Path, service: Service, answers: dict[str, str]
 ) -> None:
     project = create(template, **answers)
     assert cruft(project.path, "diff") == ""
@@ -415,7 +415,7 @@ def test_the_name_of_the_service_is_changed_as_documented(template: Path, tmp_pa
 
 
 def test_the_example_is_deleted_as_documented(
-    template: Path, tmp_path: Path, service: Project
+    template: Path, tmp_path: Path, service: Service
 ) -> None:
     """What is left is what `example_resource=no` generates, and works."""
     project = create(template)

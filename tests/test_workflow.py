@@ -29,14 +29,22 @@ NEEDS_COMPOSE = {
 }
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Project:
-    """A service with a commit, as GitHub checks it out."""
-    project = bake(tmp_path)
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = bake(tmp_path_factory.mktemp("repository"))
     git(project, "init", "--quiet", "--initial-branch=main")
     project.check("python", "--version")  # makes uv.lock
     commit(project)
+    git(project, "tag", "generated")
     return project
+
+
+@pytest.fixture
+def checkout(repository: Project) -> Project:
+    """A service with a commit, as GitHub checks it out; its environment is there already."""
+    git(repository, "reset", "--quiet", "--hard", "generated")
+    git(repository, "clean", "--quiet", "-d", "--force")
+    return repository
 
 
 def git(project: Project, *arguments: str) -> str:

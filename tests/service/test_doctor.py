@@ -269,7 +269,7 @@ def test_it_ends_in_time_if_the_resolver_hangs() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=20,
     )
     assert time.monotonic() - started < 15
     assert result.returncode == 2

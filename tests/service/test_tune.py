@@ -33,6 +33,7 @@ Tune = Callable[..., Awaitable[Result]]
 def run_tune(monkeypatch: pytest.MonkeyPatch) -> Tune:
     """The command, with few and short trials."""
     monkeypatch.setenv("COLUMNS", "500")  # no sentence is folded
+    monkeypatch.setattr(load, "SETTLE", 0.01)
 
     async def run_tune(url: str, *options: str) -> Result:
         monkeypatch.setenv("DATABASE_URL", url)
@@ -57,7 +58,8 @@ async def test_without_a_smaller_pooler_none_is_the_limit(
 
 async def test_a_session_mode_pooler_bounds_the_sizes(database: Database, run_tune: Tune) -> None:
     """Whoever comes later would wait for as long as the others stay."""
-    with devstack.pgbouncer(database.url, default_pool_size=2, pool_mode="session") as url:
+    settings = {"default_pool_size": 2, "pool_mode": "session", "query_wait_timeout": 2}
+    with devstack.pgbouncer(database.url, **settings) as url:
         result = await run_tune(f"{url}?sslmode=disable", "--hold", "5ms", "--no-page")
     assert result.exit_code == 0, result.output
     assert "2 sizes up to 2 (the pooler has 2 server connections, and each client keeps one" in (
@@ -147,11 +149,11 @@ async def test_a_pool_that_fails_ends_early() -> None:
         await asyncio.sleep(0)
         raise OperationalError(None, None, ConnectionError("gone"))
 
-    asked = load.Load(text(""), "", 0, concurrency=4, target=1, most=None, seconds=30)
+    asked = load.Load(text(""), "", 0, concurrency=4, target=1, most=None, seconds=10)
     failures: list[str] = []
     begun = time.monotonic()
-    assert await load.measure(asked, fail, 30, failures) is None
-    assert time.monotonic() - begun < 10
+    assert await load.measure(asked, fail, 10, failures) is None
+    assert time.monotonic() - begun < 5
     assert "gone" in failures[0]
 
 

@@ -391,7 +391,7 @@ async def _queue(tables: AsyncEngine, *titles: str) -> None:
 async def test_a_worker_ends_when_it_is_told_to(run: Run, tables: AsyncEngine) -> None:
     await _queue(tables, "a", "b")
     worker = await run("worker")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(15):
         while await _count(tables, "Job"):
             await asyncio.sleep(0.05)
         worker.send_signal(signal.SIGTERM)

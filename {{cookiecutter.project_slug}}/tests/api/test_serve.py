@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -69,32 +68,6 @@ async def test_workers_have_pools_of_their_own_and_one_log(
     assert [line["pool_size"] for line in lines if line["event"] == "database engine"] == [7, 7]
     requests = [line for line in lines if line.get("route") == "/readyz"]
     assert [line["request_id"] for line in requests] == [request_id] * 20
-
-
-async def test_workers_end_when_their_parent_is_killed(database: Database, tmp_path: Path) -> None:
-    """They would serve on, and keep the port from whoever starts in its place."""
-    process = await asyncio.create_subprocess_exec(
-        *(*MODULE, "serve", "--workers", "2", "--port", "0"),
-        cwd=tmp_path,
-        env=os.environ | {"DATABASE_URL": database.pooler_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdout
-    try:
-        async with asyncio.timeout(30):
-            for _ in range(2):
-                while b"startup complete" not in await process.stdout.readline():
-                    pass
-        process.kill()
-        async with asyncio.timeout(10):
-            told = await process.stdout.read()  # until nobody has it open
-        assert told.count(b"Application shutdown complete") == 2
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 async def test_serve_says_once_why_it_cant_connect_and_goes_on(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ async def test_three_at_once(config: Config, database: Database, tmp_path: Path)
             )
             for _ in range(3)
         ]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(20):
             waiting = (
                 "datname = current_database() AND query ~ 'pg_try_advisory' AND state ~ 'idle in'"
             )
