@@ -172,7 +172,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions._make()\n    yield session\n"
+                "    session = sessions.begin()\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             )
         },
@@ -183,7 +183,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    async with sessions._make() as session:\n        try:\n            yield session\n"
+                "    async with sessions.begin() as session:\n        try:\n            yield session\n"
                 "        finally:\n            await session.commit()\n"
             )
         },
@@ -1519,7 +1519,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions._make()\n    _kept.append(session)\n    yield session\n"
+                "    session = sessions.begin()\n    _kept.append(session)\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             ),
             "\n\nasync def _transaction": "\n\n_kept = []\n\nasync def _transaction",

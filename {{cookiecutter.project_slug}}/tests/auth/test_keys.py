@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import time
 import warnings
 from base64 import b64encode
@@ -141,14 +142,14 @@ async def test_keys_are_refreshed_in_the_background(clock: Clock) -> None:
     with _keys(issuer) as keys:
         revoked = issuer.token()
         await verify(revoked, keys)
-        issuer.keys, issuer.seconds = [public(make_key())], 0.3
+        issuer.keys, issuer.seconds = [public(make_key())], 0.5
         clock.passed = 299
         await verify(revoked, keys)
         assert keys._fetching is None
         clock.passed = 301
         begun = time.monotonic()
         await verify(revoked, keys)
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < 0.4
         await _done(keys)
         assert await _refused(keys, revoked) == 401
     assert issuer.asked == 2
@@ -169,11 +170,11 @@ async def test_while_the_issuer_is_down_old_keys_are_good_for_an_hour(clock: Clo
     with _keys(issuer) as keys:
         token = issuer.token(seconds=7200)
         await verify(token, keys)
-        issuer.status, issuer.seconds = 502, 0.3
+        issuer.status, issuer.seconds = 502, 0.5
         for clock.passed in (400, 700, 3500):
             begun = time.monotonic()
             await verify(token, keys)
-            assert time.monotonic() - begun < 0.2  # nobody waits for an attempt that is in vain
+            assert time.monotonic() - begun < 0.4  # nobody waits for an attempt that is in vain
             await _done(keys)
         assert issuer.asked == 4
         clock.passed = 3601
@@ -225,7 +226,7 @@ async def test_an_issuer_that_does_not_end_is_given_up(
         def answer(self, handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(200)
             handler.end_headers()
-            for _ in range(20):
+            for _ in range(50):
                 handler.wfile.write(b" " * trickles)
                 time.sleep(0.1)
 
@@ -234,7 +235,7 @@ async def test_an_issuer_that_does_not_end_is_given_up(
     with _keys(issuer) as slow:
         begun = time.monotonic()
         assert await _refused(slow, issuer.token()) == 503
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 3
 
 
 async def test_an_issuer_that_is_not_there() -> None:
@@ -315,12 +316,11 @@ async def test_no_proxy_is_asked_about_what_no_proxy_names(
 
 
 async def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    issuer = Issuer()
+    for name in [it for it in os.environ if it.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    issuer = Issuer("http://auth.internal")
     with serving(issuer) as proxy:
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name)
         monkeypatch.setenv("http_proxy", proxy)
-        issuer.url = "http://auth.internal"
         await verify(issuer.token(), Keys(f"{issuer.url}/auth/v1"))
     assert issuer.asked == 1
 
@@ -328,7 +328,7 @@ async def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPat
 async def test_nothing_is_pending_when_the_service_ends(settings: Settings) -> None:
     """It would say: Task was destroyed but it is pending."""
     issuer = Moody()
-    issuer.seconds = 0.5
+    issuer.seconds = 1
     with serving(issuer):
         app = create_app(settings.model_copy(update={"supabase_url": issuer.url}))
 
@@ -337,12 +337,12 @@ async def test_nothing_is_pending_when_the_service_ends(settings: Settings) -> N
 
         async with running(app) as client:
             headers = {"Authorization": f"Bearer {issuer.token()}"}
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await client.get("/test/caller", headers=headers)
+            request = asyncio.create_task(client.get("/test/caller", headers=headers))
+            while not issuer.asked:
+                await asyncio.sleep(0.01)
+            request.cancel()
             assert _fetching()
         assert not _fetching()
-    assert issuer.asked == 1
 
 
 def _fetching() -> list[str]:

@@ -156,6 +156,10 @@ NO_HEADS = [*NO_CLAIMS, b'{"a":' * 999, b'{"kid":' + b"9" * 5000]
 ELSEWHERE = {"jku": "http://127.0.0.1:1", "x5u": "http://127.0.0.1:1", "x5c": ["AAAA"]}
 ITS_OWN: dict[str, object] = {"jwk": public(CURVE), **ELSEWHERE}
 
+# None has anything of the token in it.
+REASONS = {"The token is not valid.", "The token has expired."}
+REASONS.add("The token is not signed with a key of the issuer.")
+
 HOSTILE: list[Callable[[Issuer], str]] = [
     *(_secret(it) for it in ("pem", "der", "point", "jwk", "x", "empty")),
     _secret("pem", alg="HS512"),
@@ -206,7 +210,7 @@ async def test_a_hostile_token_is_refused(issuer: Issuer, keys: Keys, number: in
         await verify(HOSTILE[number](issuer), keys)
     assert refusal.value.status_code == 401
     assert refusal.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    assert refusal.value.detail in ("The token is not valid.", "The token has expired.")
+    assert refusal.value.detail in REASONS
     assert refusal.value.__cause__ is None
 
 

@@ -50,7 +50,7 @@ async def _transaction(
     connection: HTTPConnection, sessions: UserSessionsDep, caller: CallerDep
 ) -> AsyncIterator[UserSession]:
     if connection.scope["type"] == "websocket":
-        raise TypeError("in a WebSocket ask for UserSessionsDep, as instead of a SessionDep")
+        raise TypeError("in a WebSocket ask for UserSessionsDep: a session for each message")
     async with sessions.begin(caller) as session:
         yield session
 

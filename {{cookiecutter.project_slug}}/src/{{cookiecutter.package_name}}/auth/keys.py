@@ -54,7 +54,7 @@ class Keys:
             key = self._keys.get(key_id)
         if key is None and self._failed:
             told = {"Retry-After": str(_PAUSE)}
-            raise HTTPException(503, "No token can be verified now. Try again.", told)
+            raise HTTPException(503, "Nobody's token can be verified now. Try again.", told)
         return key
 
     async def aclose(self) -> None:

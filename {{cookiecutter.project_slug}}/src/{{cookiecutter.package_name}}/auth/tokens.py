@@ -29,6 +29,7 @@ async def verify(token: str, keys: Keys) -> Caller:
             raise ValueError
         head = jwt.get_unverified_header(token.partition(".")[0] + "..")
         if (key := await keys.find(head["kid"])) is None:
+            reason = "The token is not signed with a key of the issuer."
             raise ValueError
         claims: dict[str, object] = jwt.decode(
             token,
@@ -44,8 +45,7 @@ async def verify(token: str, keys: Keys) -> Caller:
                 str(user := UUID(sub)) == sub and role in _ROLES and exp < 2**40  # else no date
             ):
                 return Caller(user, role, {it: claims[it] for it in _CLAIMS if it in claims})
-    except jwt.ExpiredSignatureError:
-        reason = "The token has expired."
-    except (jwt.PyJWTError, KeyError, ValueError, RecursionError):
-        pass
+    except (jwt.PyJWTError, KeyError, ValueError, RecursionError) as error:
+        if isinstance(error, jwt.ExpiredSignatureError):
+            reason = "The token has expired."
     raise HTTPException(401, reason, {"WWW-Authenticate": 'Bearer error="invalid_token"'})

@@ -18,13 +18,12 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from {{ cookiecutter.package_name }}.database.connection import Connection, TransactionError
-from {{ cookiecutter.package_name }}.database.engine import open_engine
-from {{ cookiecutter.package_name }}.database.session import (
-    GuardedSession,
-    Transaction,
-    make_sessions,
+from {{ cookiecutter.package_name }}.database.connection import (
+    Connection,
+    TransactionError,
 )
+from {{ cookiecutter.package_name }}.database.engine import open_engine
+from {{ cookiecutter.package_name }}.database.session import GuardedSession, Transaction
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Who is asking, in SQL: NULL if it is nobody. '' is what a setting is on a server connection that has
@@ -99,7 +98,7 @@ class CallerConnection(Connection):
 
 
 class _CallerSession(GuardedSession):
-    caller: Caller | None = None
+    caller: Caller
 
 
 class UserSession(Transaction):
@@ -108,13 +107,17 @@ class UserSession(Transaction):
     sync_session_class = _CallerSession
     sync_session: _CallerSession
 
+    def __init__(self, engine: AsyncEngine, caller: Caller) -> None:
+        super().__init__(engine)
+        self.sync_session.caller = caller
+
 
 @event.listens_for(_CallerSession, "after_begin")
 def _tell(session: _CallerSession, _: object, connection: SQLConnection) -> None:
     lent = connection.connection
     driver = cast(CallerConnection, lent.driver_connection)
     # asyncpg's isinstance() takes every connection for one of ours.
-    can_tell = issubclass(type(driver), CallerConnection) and session.caller is not None
+    can_tell = issubclass(type(driver), CallerConnection)
     if not can_tell or lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
         connection.invalidate()  # or the next statement would run as the login, if this is caught
         raise TransactionError("a caller needs a transaction, on an engine that UserSessions has")
@@ -127,12 +130,10 @@ class UserSessions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "do_connect", _with_callers)
-        self._make = make_sessions(engine, UserSession)
+        self._engine = engine
 
     def begin(self, caller: Caller) -> AbstractAsyncContextManager[UserSession]:
-        session = self._make()
-        session.sync_session.caller = caller
-        return session
+        return UserSession(self._engine, caller)
 
 
 def _with_callers(_: object, entry: object, args: object, options: dict[str, object]) -> None:

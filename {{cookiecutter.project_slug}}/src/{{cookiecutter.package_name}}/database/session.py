@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, overload
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Column, Connection, Executable, Result, ScalarResult, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from sqlalchemy.util import greenlet_spawn
@@ -20,7 +20,6 @@ from {{ cookiecutter.package_name }}.database.connection import ReadOnlyError
 
 __all__ = ["ReadOnlyError", "ReadSession", "SessionEndedError", "SessionInUseError", "Sessions"]
 
-S = TypeVar("S", bound=AsyncSession)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Params = Mapping[str, Any] | None
@@ -116,14 +115,13 @@ class Transaction(AsyncSession):
     sync_session_class = GuardedSession
     sync_session: GuardedSession
 
+    def __init__(self, engine: AsyncEngine) -> None:
+        # Without expire_on_commit=False, reading an attribute after the commit is one more query, which
+        # asyncio can't do behind an attribute (MissingGreenlet).
+        super().__init__(engine, expire_on_commit=False, close_resets_only=False)
+
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         await greenlet_spawn(self.sync_session.end, commit=kind is None)
-
-
-def make_sessions(engine: AsyncEngine, kind: type[S]) -> async_sessionmaker[S]:
-    # Without expire_on_commit=False, reading an attribute after the commit is one more query, which
-    # asyncio can't do behind an attribute (MissingGreenlet).
-    return async_sessionmaker(engine, class_=kind, expire_on_commit=False, close_resets_only=False)
 
 
 class Sessions:
@@ -135,11 +133,11 @@ class Sessions:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._make = make_sessions(engine, Transaction)
+        self._engine = engine
 
     def begin(self) -> AbstractAsyncContextManager[AsyncSession]:
         """One transaction. It ends with a `SessionInUseError` if two tasks used it at once."""
-        return self._make()
+        return Transaction(self._engine)
 
 
 class ReadSession:
