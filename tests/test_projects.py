@@ -93,6 +93,7 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
         (r"/items|\bItem", has_example),
         (r"(?i:jwks|pyjwt|supabase_url|supabase auth)|UserSession|\bCaller|owner_only", has_auth),
         (r"/notes\?|\bNoteRead\b", has_example and has_auth),
+        (r"data_api", has_auth or answers.get("pooler") != "pgbouncer"),
     ):
         told = [path for path in project.files() if re.search(words, path.read_text())]
         assert bool(told) == is_there, told
@@ -165,8 +166,10 @@ def test_the_dependencies_resolve(tmp_path: Path, minimum_python: str) -> None:
     assert "sqlalchemy==2.1" in result.stdout
 
 
-def test_what_the_service_imports_is_declared(service: Project) -> None:
+@pytest.mark.parametrize("which", ["service", "auth_service"])
+def test_what_the_service_imports_is_declared(request: pytest.FixtureRequest, which: str) -> None:
     """What another package happens to bring may be gone with its next version."""
+    service: Project = request.getfixturevalue(which)
     project = tomllib.loads((service.path / "pyproject.toml").read_text())
     groups = [project["project"]["dependencies"], project["dependency-groups"]["tune"]]
     declared = {re.split(r"[\[>]", it)[0] for group in groups for it in group}
@@ -179,7 +182,7 @@ def test_what_the_service_imports_is_declared(service: Project) -> None:
         )
         imported |= set(lines) - sys.stdlib_module_names - {service.package}
     assert "fastapi" in imported
-    names = {"yaml": "pyyaml", "opentelemetry": "opentelemetry-api"}
+    names = {"yaml": "pyyaml", "opentelemetry": "opentelemetry-api", "jwt": "pyjwt"}
     assert {names.get(it, it.replace("_", "-")) for it in imported} <= declared
 
 

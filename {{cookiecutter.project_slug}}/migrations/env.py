@@ -18,7 +18,7 @@ from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.settings import load_settings
-{%- if cookiecutter.pooler == "supavisor" %}
+{%- if cookiecutter.__supabase %}
 
 from migrations.data_api import keep_closed
 {%- endif %}
@@ -127,7 +127,7 @@ def migrate(connection: Connection) -> None:
             # A statement that waits would hold up a CREATE INDEX CONCURRENTLY of the other's.
             while not connection.scalar(lock):
                 time.sleep(0.2)
-{%- if cookiecutter.pooler == "supavisor" %}
+{%- if cookiecutter.__supabase %}
         keep_closed(context.get_context())
 {%- endif %}
         context.run_migrations()
@@ -169,7 +169,7 @@ def offline() -> None:
         raise CommandError("-x schema needs a connection: it has no effect on SQL that is printed")
     context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
     with context.begin_transaction():
-{%- if cookiecutter.pooler == "supavisor" %}
+{%- if cookiecutter.__supabase %}
         keep_closed(context.get_context())
 {%- endif %}
         context.run_migrations()
