@@ -67,8 +67,6 @@ TUNING = "tests/service/test_tune.py::"
 CHOOSING = "tests/service/test_sizing.py::"
 WORKERS = "tests/service/test_workers.py::"
 CLOSED = "tests/migrations/test_data_api.py::"
-CLOSED = "tests/migrations/test_data_api.py::"
-WORKERS = "tests/service/test_workers.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
