@@ -2,7 +2,7 @@
 
 import pytest
 import test_breakage
-from conftest import Project
+from conftest import Project, Service
 from test_breakage import FAILURES, Row
 
 CALLER = "src/{package}/database/caller.py"
@@ -34,7 +34,7 @@ LOCAL = {
 
 
 @pytest.fixture(scope="session")
-def service(auth_service: Project) -> Project:
+def service(auth_service: Service) -> Service:
     """In the place of the one with the default answers, for `copied` and `given` too."""
     return auth_service
 
@@ -558,6 +558,6 @@ OWNER_ROWS = [
 
 @pytest.mark.parametrize("row", [*ROWS, *TOKEN_ROWS, *OWNER_ROWS], ids=lambda row: row.broken)
 def test_a_broken_guarantee_is_noticed(
-    service: Project, copied: Project, given: dict[str, str], row: Row
+    service: Service, copied: Project, given: dict[str, str], row: Row
 ) -> None:
     test_breakage.test_a_broken_guarantee_is_noticed(service, copied, given, row)
