@@ -193,7 +193,7 @@ async def test_the_api_keeps_to_its_schema_for_a_user(
 
 
 async def test_no_token_and_no_claim_is_in_the_log(
-    database: Database, issuer: Issuer, tmp_path: Path
+    database: Database, issuer: Issuer, tmp_path: Path, servers_are_ours: None
 ) -> None:
     env = {"LOG_LEVEL": "debug", "SUPABASE_URL": issuer.url}
     good, bad = issuer.token(), issuer.token(iss="http://evil")

@@ -236,7 +236,7 @@ async def test_a_token_of_more_than_8_kb_is_not_parsed(issuer: Issuer, keys: Key
         _by("RS256", jwt.PyJWK(dict(RSA)).key, kid=RSA["kid"]),
         _with_claims(aud=["other", "authenticated"]),
         _with_claims(nbf=NOW - 1, iat=...),
-        _with_claims(exp=int(time.time()) - 5),
+        lambda issuer: issuer.token(exp=int(time.time()) - 5),
         _with_claims(iat=NOW + 5),
         _with_head(crit=["b64"], b64=True),
         lambda issuer: issuer.token("anybody", sub=str(UUID(int=1))),
