@@ -2,15 +2,8 @@
 
 import pytest
 import test_breakage
-<<<<<<< HEAD
-from conftest import Project
-from test_breakage import FAILURES, Row
-from conftest import Project, Service
-from test_breakage import Row
-=======
 from conftest import Project, Service
 from test_breakage import FAILURES, Row
->>>>>>> wt-notes
 
 CALLER = "src/{package}/database/caller.py"
 
