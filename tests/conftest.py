@@ -87,10 +87,9 @@ def _mypy_remembers(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MYPY_CACHE_DIR"] = str(tmp_path_factory.mktemp("mypy"))
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A project with every answer at its default, and its environment. Not to be changed."""
-    project = bake(tmp_path_factory.mktemp("service"))
+@contextmanager
+def baked(folder: Path, **answers: str) -> Iterator[Service]:
+    project = bake(folder, **answers)
     project.check("python", "--version")
     with subprocess.Popen(
         [project.python, TEMPLATE / "tests" / "forks.py"],
@@ -102,6 +101,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ) as forks:
         yield Service(project.path, project.package, forks)
         forks.communicate()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A project with every answer at its default, and its environment. Not to be changed."""
+    with baked(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def auth_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One with `auth=supabase`. Not to be changed."""
+    with baked(tmp_path_factory.mktemp("auth"), auth="supabase") as service:
+        yield service
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_the_other_answers_are_kept(tmp_path: Path, capfd: pytest.CaptureFixture
     assert command[:2] == ["uvx", "cookiecutter"]
     subprocess.run(
         [sys.executable, "-m", *command[1:], "--config-file", tmp_path / "cookiecutter.yaml"],
-        input="\n" * 4 + "Zoe's\n" + "\n" * 4,  # the owner is the fifth question
+        input="\n" * 4 + "Zoe's\n" + "\n" * 5,  # the owner is the fifth question
         cwd=tmp_path,
         check=True,
         text=True,
@@ -203,7 +203,9 @@ def test_a_slug_that_is_no_name(tmp_path: Path, slug: str) -> None:
     assert _left_behind(inside) == []
 
 
-@pytest.mark.parametrize("question", ["license", "minimum_python", "pooler", "example_resource"])
+@pytest.mark.parametrize(
+    "question", ["license", "minimum_python", "pooler", "example_resource", "auth"]
+)
 def test_a_choice_that_is_none(tmp_path: Path, question: str) -> None:
     with pytest.raises(ValueError, match=f"other provided for choice variable {question}"):
         bake(tmp_path, **{question: "other"})
@@ -218,8 +220,12 @@ def test_an_existing_project_is_not_touched(tmp_path: Path) -> None:
     assert (project.path / "README.md").read_text() == "mine"
 
 
-def test_every_dependency_is_a_name_that_is_taken(service: Project) -> None:
+@pytest.mark.parametrize("which", ["service", "auth_service"])
+def test_every_dependency_is_a_name_that_is_taken(
+    request: pytest.FixtureRequest, which: str
+) -> None:
     """As a distribution, as what it lets one import, and as a command."""
+    service: Project = request.getfixturevalue(which)
     lock = tomllib.loads((service.path / "uv.lock").read_text())
     names = {package["name"].replace("-", "_").replace(".", "_") for package in lock["package"]}
     program = "import importlib.metadata as m; print(*m.packages_distributions())"

@@ -37,6 +37,7 @@ SIZING = "src/{package}/observe/sizing.py"
 DEPLOYMENT = "kubernetes/service/deployment.yaml"
 AUTOSCALER = "kubernetes/service/horizontalpodautoscaler.yaml"
 JOB = "kubernetes/migrate/job.yaml"
+DATA_API = "migrations/data_api.py"
 
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
@@ -65,6 +66,7 @@ TUNED = "tests/pooler/test_tune.py::"
 TUNING = "tests/service/test_tune.py::"
 CHOOSING = "tests/service/test_sizing.py::"
 WORKERS = "tests/service/test_workers.py::"
+CLOSED = "tests/migrations/test_data_api.py::"
 
 ASYNCPG_CACHE = '        "statement_cache_size": 0,\n'
 SQLALCHEMY_CACHE = '        "prepared_statement_cache_size": 0,\n'
@@ -170,7 +172,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions._make()\n    yield session\n"
+                "    session = sessions.begin()\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             )
         },
@@ -181,7 +183,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    async with sessions._make() as session:\n        try:\n            yield session\n"
+                "    async with sessions.begin() as session:\n        try:\n            yield session\n"
                 "        finally:\n            await session.commit()\n"
             )
         },
@@ -1517,7 +1519,7 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions._make()\n    _kept.append(session)\n    yield session\n"
+                "    session = sessions.begin()\n    _kept.append(session)\n    yield session\n"
                 "    await session.commit()\n    await session.close()\n"
             ),
             "\n\nasync def _transaction": "\n\n_kept = []\n\nasync def _transaction",
@@ -1937,6 +1939,60 @@ ROWS = [
         METRICS,
         {'"invalidate", "detach", "close"': '"invalidate", "close"'},
         METERED + "test_a_connection_that_leaves_the_pool_is_not_in_use",
+    ),
+    Row(
+        "the service's tables are nobody's over the Data API",
+        DATA_API,
+        {'    event.listen(connection, "after_cursor_execute", close)\n': ""},
+        CLOSED + "test_nothing_of_the_service_is_reached_by_mistake",
+    ),
+    Row(
+        "SQL that is printed closes what it creates",
+        DATA_API,
+        {"    migration.impl.static_output = close  # type: ignore[method-assign]\n": ""},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "a sequence is closed to the Data API",
+        DATA_API,
+        {"'f', 'S')": "'f')"},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "a function with its owner's rights is closed",
+        DATA_API,
+        {"WHERE prosecdef AND": "WHERE false AND"},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "what a function creates is closed",
+        DATA_API,
+        {"import|select": "import"},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "service_role keeps what it has",
+        DATA_API,
+        {"('anon', 'authenticated')": "('anon', 'authenticated', 'service_role')"},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "what was there before is left alone",
+        DATA_API,
+        {"    known = ask(connection.connection.cursor())\n": '    known = "0,"\n'},
+        CLOSED + "test_what_a_revision_creates_is_closed",
+    ),
+    Row(
+        "what a revision grants is granted",
+        DATA_API,
+        {"            known = ask(cursor)\n": ""},
+        CLOSED + "test_a_revision_may_say_otherwise",
+    ),
+    Row(
+        "a default that is NULL now is no difference",
+        "migrations/env.py",
+        {" IS NOT NULL": " IS NULL OR true"},
+        MIGRATIONS + "test_a_default_that_is_null_now_is_no_difference",
     ),
 ]
 

@@ -28,9 +28,11 @@ class Dev:
     process: subprocess.Popen[str]
     base_url: str
 
-    def request(self, path: str, body: object = None) -> tuple[int, Any]:
+    def request(self, path: str, body: object = None, token: str = "") -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         request = urllib.request.Request(self.base_url + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
@@ -381,6 +383,73 @@ def test_five_first_runs_at_once(service: Project, tmp_path: Path) -> None:
     ]
     told = [run.communicate("")[0] for run in runs]
     assert all("pooler_url" in each for each in told), told
+
+
+@pytest.fixture
+def auth_project(tmp_path: Path, auth_service: Project) -> Project:
+    """As `project`, with `auth=supabase`."""
+    project = bake(tmp_path, auth="supabase")
+    (project.path / ".venv").symlink_to(auth_service.path / ".venv")
+    return project
+
+
+def token(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [project.python, "-m", "poethepoet", "token", *arguments],
+        cwd=project.path,
+        env=variables(project),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_tokens_are_good_for_every_dev_of_a_folder(auth_project: Project, tmp_path: Path) -> None:
+    """Whichever came first, and whatever `.env` says. `dev` takes its issuer along when it is killed."""
+    (auth_project.path / ".env").write_text(
+        "DATABASE_URL=postgresql://h/d\nSUPABASE_URL=https://abc.supabase.co\n"
+        "SUPABASE_JWKS_URL=https://abc.supabase.co/keys\n"
+    )
+    alice = token(auth_project).stdout.strip()
+    log = tmp_path / "dev.log"
+    with dev(auth_project, log) as running:
+        assert running.request("/notes", {"text": "kept"}, alice)[0] == 201
+        assert running.request("/notes")[0] == 401
+        bob = token(auth_project, "bob").stdout.strip()
+        assert running.request("/notes", token=bob)[1]["notes"] == []
+        assert "uv run poe token [alice|bob]" in log.read_text()
+        keys = auth_project.path / ".devstack" / "issuer.json"
+        assert keys.stat().st_mode & 0o777 == 0o600
+        exported = dict(re.findall(r"^  export (\w+)='(.*)'$", log.read_text(), re.MULTILINE))
+        auth_project.check("orders-api", "migrate", **exported)
+        family = descendants(running.process.pid)
+        running.process.kill()
+        wait_until(lambda: not alive_of(family))
+    with dev(auth_project, log) as running:
+        assert [it["text"] for it in running.request("/notes", token=alice)[1]["notes"]] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "damage", "told"),
+    [
+        (["carol"], None, "There is no user 'carol': write alice or bob.\n"),
+        ([], b"", "issuer.json: it is no key. Make it yours, or delete it.\n"),
+        ([], b"\xff", "issuer.json: it is no key."),
+        ([], b"[]", "issuer.json: it is no key."),
+        ([], b"{}", "issuer.json: it is no key."),
+    ],
+)
+def test_no_token_is_one_line(
+    auth_project: Project, arguments: list[str], damage: bytes | None, told: str
+) -> None:
+    if damage is not None:
+        (auth_project.path / ".devstack").mkdir()
+        (auth_project.path / ".devstack" / "issuer.json").write_bytes(damage)
+    result = token(auth_project, *arguments)
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_a_proxy_is_not_asked_for_this_machine(service: Project) -> None:

@@ -3,6 +3,7 @@
 | answer             | supported                        | here                                         |
 |--------------------|----------------------------------|----------------------------------------------|
 | `example_resource` | `yes`, `no`                      | both suites run                              |
+| `auth`             | `none`, `supabase`               | both suites run, with the example            |
 | `pooler`           | `supavisor`, `pgbouncer`         | both; the suites run through PgBouncer       |
 | `license`          | `Proprietary`, `MIT`, `Apache-2.0` | file and metadata                          |
 | `minimum_python`   | `3.11` ... `3.14`                | linted and typed as such; the suites run on the Python that runs these tests |
@@ -19,7 +20,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
@@ -30,20 +31,25 @@ LICENSES = {"Proprietary": None, "MIT": "MIT License", "Apache-2.0": "Apache Lic
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 POOLERS = ["supavisor", "pgbouncer"]
 EXAMPLES = ["yes", "no"]
+AUTHS = ["none", "supabase"]
 LONG = {"project_slug": "orders-of-all-the-shops-in-all-the-towns", "owner": "Größe & Söhne"}
 
 
 def combinations() -> Iterator[dict[str, str]]:
-    for license, python, pooler, example in product(LICENSES, PYTHONS, POOLERS, EXAMPLES):
+    """All of what decides over code, with each licence in turn, which decides over two files."""
+    answers = product(PYTHONS, POOLERS, EXAMPLES, AUTHS)
+    for license, (python, pooler, example, auth) in zip(cycle(LICENSES), answers, strict=False):
         yield {
             "license": license,
             "minimum_python": python,
             "pooler": pooler,
             "example_resource": example,
+            "auth": auth,
         }
-    yield {"project_slug": "ab"}
-    yield {"project_slug": "zz-top"}
-    yield LONG
+    for auth in AUTHS:
+        yield {"project_slug": "ab", "auth": auth}
+        yield {"project_slug": "zz-top", "auth": auth}
+        yield LONG | {"auth": auth}
 
 
 @pytest.mark.parametrize(
@@ -81,9 +87,16 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
     assert (LICENSES[license] or "") in (text.read_text() if text.exists() else "")
     assert text.exists() == (LICENSES[license] is not None)
 
-    has_items = answers.get("example_resource", "yes") == "yes"
-    told = [path for path in project.files() if re.search(r"/items|\bItem", path.read_text())]
-    assert bool(told) == has_items, told
+    has_example = answers.get("example_resource", "yes") == "yes"
+    has_auth = answers["auth"] == "supabase"
+    for words, is_there in (
+        (r"/items|\bItem", has_example),
+        (r"(?i:jwks|pyjwt|supabase_url|supabase auth)|UserSession|\bCaller|owner_only", has_auth),
+        (r"/notes\?|\bNoteRead\b", has_example and has_auth),
+        (r"data_api", has_auth or answers.get("pooler") != "pgbouncer"),
+    ):
+        told = [path for path in project.files() if re.search(words, path.read_text())]
+        assert bool(told) == is_there, told
     other = {"supavisor": "pgbouncer.internal", "pgbouncer": "pooler.supabase.com"}
     example = (project.path / ".env.example").read_text()
     assert other[answers.get("pooler", "supavisor")] not in example
@@ -92,6 +105,19 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
 def test_the_generated_suite_passes_without_the_example(tmp_path: Path) -> None:
     project = bake(tmp_path, example_resource="no", pooler="pgbouncer", license="MIT", **LONG)
     assert re.search(r"\d+ passed", project.check("pytest", "-q"))
+    project.check("mypy")
+
+
+def test_the_generated_suite_passes_with_auth(auth_service: Project) -> None:
+    """All of it: what is everybody's has other settings here."""
+    assert re.search(r"\d+ passed", auth_service.check("pytest", "-q"))
+    auth_service.check("mypy")
+
+
+def test_auth_without_the_example(tmp_path: Path) -> None:
+    answers = {"example_resource": "no", "pooler": "pgbouncer", "auth": "supabase"}
+    project = bake(tmp_path, **answers, **LONG)
+    assert re.search(r"\d+ passed", project.check("pytest", "-q", "tests/auth", "tests/migrations"))
     project.check("mypy")
 
 
@@ -140,8 +166,10 @@ def test_the_dependencies_resolve(tmp_path: Path, minimum_python: str) -> None:
     assert "sqlalchemy==2.1" in result.stdout
 
 
-def test_what_the_service_imports_is_declared(service: Project) -> None:
+@pytest.mark.parametrize("which", ["service", "auth_service"])
+def test_what_the_service_imports_is_declared(request: pytest.FixtureRequest, which: str) -> None:
     """What another package happens to bring may be gone with its next version."""
+    service: Project = request.getfixturevalue(which)
     project = tomllib.loads((service.path / "pyproject.toml").read_text())
     groups = [project["project"]["dependencies"], project["dependency-groups"]["tune"]]
     declared = {re.split(r"[\[>]", it)[0] for group in groups for it in group}
@@ -154,7 +182,7 @@ def test_what_the_service_imports_is_declared(service: Project) -> None:
         )
         imported |= set(lines) - sys.stdlib_module_names - {service.package}
     assert "fastapi" in imported
-    names = {"yaml": "pyyaml", "opentelemetry": "opentelemetry-api"}
+    names = {"yaml": "pyyaml", "opentelemetry": "opentelemetry-api", "jwt": "pyjwt"}
     assert {names.get(it, it.replace("_", "-")) for it in imported} <= declared
 
 

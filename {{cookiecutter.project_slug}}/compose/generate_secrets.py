@@ -18,8 +18,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 BYTES = 24
 SAFE = re.compile(r"[A-Za-z0-9_.~-]+")
 
-# Followed by ":?" in compose.yaml: what has to be set.
-REQUIRED = re.compile(r"\$\{(\w+):\?")
+# Followed by ":?run" in compose.yaml: what has to be set, and may be anything.
+REQUIRED = re.compile(r"\$\{(\w+):\?run\b")
 ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(\w+)\s*=(.*)")
 
 

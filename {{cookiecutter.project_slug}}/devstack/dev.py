@@ -12,6 +12,9 @@ import uvicorn
 from {{ cookiecutter.package_name }}.cli import APP, migrate
 
 import devstack
+{%- if cookiecutter.auth == "supabase" %}
+from devstack.issuer import start_issuer
+{%- endif %}
 from devstack.postgres import locked
 from devstack.process import PARENT
 
@@ -53,12 +56,19 @@ def run(host: str, port: int, url: str, pooler_url: str) -> None:
     direct = os.environ["DATABASE_MIGRATION_URL"] = f"{url}?sslmode=disable"
     os.environ["DATABASE_URL"] = f"{pooler_url}?sslmode=disable"
     os.environ.setdefault("LOG_FORMAT", "console")
+{%- if cookiecutter.auth == "supabase" %}
+    start_issuer(DATA)
+{%- endif %}
     migrate()
     print(f"PostgreSQL: {url}\nPgBouncer:  {pooler_url}")
     print("For `migrate` and `alembic` in another terminal, while this runs:")
     # Both variables: with one alone the other would still be .env's, production's perhaps.
     for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
         print(f"  export {variable}='{direct}'")
+{%- if cookiecutter.auth == "supabase" %}
+    print(f"  export SUPABASE_URL='{os.environ['SUPABASE_URL']}'")
+    print("A token:    uv run poe token [alice|bob], for Authorize in /docs")
+{%- endif %}
     shown = f"[{host}]" if ":" in host else host
     print(f"The API:    http://{shown}:{port}/docs", flush=True)
     uvicorn.run(

@@ -18,6 +18,10 @@ from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.settings import load_settings
+{%- if cookiecutter.__supabase %}
+
+from migrations.data_api import keep_closed
+{%- endif %}
 
 LOCK = "{{ cookiecutter.package_name }} migrations"
 
@@ -48,8 +52,9 @@ schema = context.get_x_argument(as_dictionary=True).get("schema")
 
 
 class Postgresql(PostgresqlImpl):
-    """Alembic has PostgreSQL compare two defaults, which fails for `json` and with a quote in one.
-    What can't be compared counts as the same here, and not in the tests."""
+    """Alembic has PostgreSQL compare two defaults, which fails for `json` and with a quote in one, and
+    says nothing where both are NULL now. What can't be compared counts as the same here, and not in the
+    tests."""
 
     __dialect__ = "postgresql"
 
@@ -58,6 +63,9 @@ class Postgresql(PostgresqlImpl):
         try:
             with self.connection.begin_nested():
                 it: bool = super().compare_server_default(*details)  # type: ignore[no-untyped-call]
+                there, wanted = details[3], details[2]
+                if it and there and wanted:
+                    it = self.connection.scalar(text(f"SELECT ({there}) IS NOT NULL")) is True
                 return it
         except DBAPIError:
             return False
@@ -119,6 +127,9 @@ def migrate(connection: Connection) -> None:
             # A statement that waits would hold up a CREATE INDEX CONCURRENTLY of the other's.
             while not connection.scalar(lock):
                 time.sleep(0.2)
+{%- if cookiecutter.__supabase %}
+        keep_closed(context.get_context())
+{%- endif %}
         context.run_migrations()
 
 
@@ -158,6 +169,9 @@ def offline() -> None:
         raise CommandError("-x schema needs a connection: it has no effect on SQL that is printed")
     context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
     with context.begin_transaction():
+{%- if cookiecutter.__supabase %}
+        keep_closed(context.get_context())
+{%- endif %}
         context.run_migrations()
 
 

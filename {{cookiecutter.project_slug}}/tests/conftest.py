@@ -101,7 +101,7 @@ def servers(pytestconfig: pytest.Config) -> Servers:
     return _servers(pytestconfig)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def servers_are_ours(servers: Servers) -> None:
     """For a test that would harm others: wrong passwords lock out every client of a Supavisor, and a
     role's setting is everybody's."""
@@ -116,6 +116,9 @@ def _own_environment() -> Iterator[None]:
         patch.setitem(Settings.model_config, "env_file", None)
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
+{%- if cookiecutter.auth == "supabase" %}
+        patch.setenv("SUPABASE_URL", "http://127.0.0.1")  # where no issuer is
+{%- endif %}
         for name in set(os.environ) - {"PG_BINDIR", "PGBOUNCER_BIN"}:
             if name.startswith("PG"):  # asyncpg takes them, for what a test does not tell it
                 patch.delenv(name)

@@ -46,7 +46,9 @@ def serve(
 ) -> None:
     """Run the service."""
     import uvicorn
-
+{% if cookiecutter.auth == "supabase" %}
+    from {{ cookiecutter.package_name }}.database.caller import warn_of_login
+{%- endif %}
     from {{ cookiecutter.package_name }}.database.login import refuse_wrong_login
     from {{ cookiecutter.package_name }}.logs import configure_logging
     from {{ cookiecutter.package_name }}.settings import load_settings
@@ -58,6 +60,9 @@ def serve(
     # as it was told to is a success. Without a handler, the first process of a container ignores it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(refuse_wrong_login(settings))
+{%- if cookiecutter.auth == "supabase" %}
+    asyncio.run(warn_of_login(settings))
+{%- endif %}
     with TemporaryDirectory() if workers > 1 else nullcontext() as metrics:
         if metrics:  # where /metrics adds up what every worker has written
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics

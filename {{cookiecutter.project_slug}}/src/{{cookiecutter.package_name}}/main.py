@@ -18,14 +18,22 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
-
+{% if cookiecutter.auth == "supabase" %}
+from {{ cookiecutter.package_name }}.auth.keys import Keys
+{%- endif %}
 from {{ cookiecutter.package_name }}.database import metrics
+{%- if cookiecutter.auth == "supabase" %}
+from {{ cookiecutter.package_name }}.database.caller import UserSessions
+{%- endif %}
 from {{ cookiecutter.package_name }}.database.engine import log_engine, open_engine
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 {%- if cookiecutter.example_resource == "yes" %}
 from {{ cookiecutter.package_name }}.items import routes as items
 {%- endif %}
 from {{ cookiecutter.package_name }}.logs import configure_logging
+{%- if cookiecutter.auth == "supabase" and cookiecutter.example_resource == "yes" %}
+from {{ cookiecutter.package_name }}.notes import routes as notes
+{%- endif %}
 from {{ cookiecutter.package_name }}.settings import (
     Settings,
     load_settings,
@@ -65,11 +73,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with open_engine(settings) as engine:
             log_engine(settings)
             metrics.watch(engine, settings)
+{%- if cookiecutter.auth == "supabase" %}
+            keys = Keys(f"{settings.supabase_url}/auth/v1", settings.supabase_jwks_url)
+{%- endif %}
             yield {
                 "engine": engine,
                 "sessions": Sessions(engine),
                 "read_session": ReadSession(engine),
+{%- if cookiecutter.auth == "supabase" %}
+                "user_sessions": UserSessions(engine),
+                "keys": keys,
+{%- endif %}
             }
+{%- if cookiecutter.auth == "supabase" %}
+            await keys.aclose()
+{%- endif %}
 
     app = FastAPI(
         title="{{ cookiecutter.project_name | trim }}",
@@ -109,6 +127,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
 {%- if cookiecutter.example_resource == "yes" %}
     app.include_router(items.router)
+{%- if cookiecutter.auth == "supabase" %}
+    app.include_router(notes.router)
+{%- endif %}
 {%- endif %}
     instrumentator.expose(app, tags=["health"], response_class=PlainTextResponse)
     return app

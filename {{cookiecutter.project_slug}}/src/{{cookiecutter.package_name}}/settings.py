@@ -27,6 +27,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+{% if cookiecutter.auth == "supabase" -%}
+from {{ cookiecutter.package_name }}.auth.url import ProjectURL, WebURL
+{% endif -%}
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL, parse_url
 
 
@@ -101,6 +104,16 @@ class Settings(BaseSettings):
     requests_per_connection: PositiveInt = 20
     """Requests in flight for each connection of the pool; further ones are answered 503 at once."""
 
+{%- if cookiecutter.auth == "supabase" %}
+
+    supabase_url: ProjectURL
+    """The project whose Auth issues the callers' tokens: `https://PROJECTREF.supabase.co`."""
+
+    supabase_jwks_url: WebURL | None = None
+    """Where the keys of those tokens are; `/auth/v1/.well-known/jwks.json` of `SUPABASE_URL` if it is not
+    set."""
+{%- endif %}
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)
     ] = "info"
@@ -168,7 +181,7 @@ _POSTGRESQL = ("postgres://", "postgresql://")
 def _explain(variable: str, kind: str, message: str) -> str:
     if kind == "missing":
         found = [it for it, value in os.environ.items() if value.startswith(_POSTGRESQL)]
-        if found:
+        if found and variable == "DATABASE_URL":
             return (
                 f"  {variable} is not set. {found[0]} has a connection string: give it this name."
             )

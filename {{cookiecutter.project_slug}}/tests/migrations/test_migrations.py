@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Table, make_url, text
+from sqlalchemy import Column, Table, Text, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
@@ -234,6 +234,23 @@ async def test_what_no_model_knows_is_left_alone(
         Base.metadata.remove(named)
     assert written == []
     assert "No revision was written" in caplog.text
+
+
+@pytest.mark.parametrize("config", ["directly"], indirect=True)
+async def test_a_default_that_is_null_now_is_no_difference(config: Config, empty: Database) -> None:
+    """PostgreSQL is asked whether two defaults are equal, and of NULLs it can't tell."""
+    await asyncio.to_thread(command.upgrade, config, "head")
+    default = "nullif(current_setting('test.nothing', true), '')"
+    async with connect(empty.url) as connection:
+        await connection.execute(
+            f"CREATE TABLE {empty.scratch}.test_nulls (a text NOT NULL DEFAULT {default})"
+        )
+    column = Column("a", Text, nullable=False, server_default=text(default))
+    nulls = Table("test_nulls", Base.metadata, column)
+    try:
+        await asyncio.to_thread(command.check, config)
+    finally:
+        Base.metadata.remove(nulls)
 
 
 FILLED = (

@@ -30,10 +30,14 @@ def _documented() -> dict[str, str]:
 
 
 def test_env_example_lists_every_variable_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    documented = _documented()
-    documented["DATABASE_URL"] = documented["DATABASE_URL"].replace("[YOUR-PASSWORD]", "pw")
+    documented = {
+        name: value.replace("[YOUR-PASSWORD]", "pw").replace("PROJECTREF", "ref")
+        for name, value in _documented().items()
+    }
     assert documented.keys() == VARIABLES | TEST_VARIABLES | COMPOSE_DEFAULTS.keys()
-    monkeypatch.setenv("DATABASE_URL", documented["DATABASE_URL"])
+    for name, field in Settings.model_fields.items():
+        if field.is_required():
+            monkeypatch.setenv(name.upper(), documented[name.upper()])
     defaults = load_settings()
     for name in VARIABLES:
         monkeypatch.setenv(name, documented[name])

@@ -29,6 +29,7 @@ class Failure(Enum):
 # (42), a swallowed error (25P02), what no request's value can cause.
 _BY_SQLSTATE = {
     "08": Failure.UNAVAILABLE,  # connection exception; Supavisor: PostgreSQL itself is down
+    "0P": Failure.UNKNOWN,  # a role that there is not, or that the login may not take
     "21": Failure.INVALID,  # ON CONFLICT meets one row twice: two values of one request are the same
     "22": Failure.INVALID,  # a value that the type doesn't have: text, JSON, date, encoding ...
     "22012": Failure.UNKNOWN,  # division by zero

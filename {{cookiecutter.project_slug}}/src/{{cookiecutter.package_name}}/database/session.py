@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, overload
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Column, Connection, Executable, Result, ScalarResult, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from sqlalchemy.util import greenlet_spawn
@@ -43,7 +43,7 @@ _IN_USE = (
 )
 
 
-class _Session(Session):
+class GuardedSession(Session):
     """Does one thing at a time, and nothing after its end."""
 
     # The greenlet that is in the middle of something: each call on a task's behalf has one.
@@ -73,7 +73,7 @@ class _Session(Session):
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def guarded(self: _Session, *args: Any, **kwargs: Any) -> Any:
+    def guarded(self: GuardedSession, *args: Any, **kwargs: Any) -> Any:
         user = getcurrent()
         if self._user is user:  # a call within a call
             return method(self, *args, **kwargs)
@@ -99,19 +99,26 @@ for _name in (
     *("execute", "flush", "get", "get_one", "merge", "merge_all", "refresh", "rollback", "scalar"),
     *("scalars", "bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
 ):
-    setattr(_Session, _name, _guarded(getattr(Session, _name)))
+    setattr(GuardedSession, _name, _guarded(getattr(Session, _name)))
 
 
-@event.listens_for(_Session, "after_begin")
+@event.listens_for(GuardedSession, "after_begin")
 def _lend(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     lent = connection.connection
     if not lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
         lent.driver_connection.lent_to = "session"  # type: ignore[union-attr]
 
 
-class _Transaction(AsyncSession):
-    sync_session_class = _Session
-    sync_session: _Session
+class Transaction(AsyncSession):
+    """A session that commits at its end, or rolls back on any error."""
+
+    sync_session_class = GuardedSession
+    sync_session: GuardedSession
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        # Without expire_on_commit=False, reading an attribute after the commit is one more query, which
+        # asyncio can't do behind an attribute (MissingGreenlet).
+        super().__init__(engine, expire_on_commit=False, close_resets_only=False)
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         await greenlet_spawn(self.sync_session.end, commit=kind is None)
@@ -126,15 +133,11 @@ class Sessions:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        # Without expire_on_commit=False, reading an attribute after the commit is one more query,
-        # which asyncio can't do behind an attribute (MissingGreenlet).
-        self._make = async_sessionmaker(
-            engine, class_=_Transaction, expire_on_commit=False, close_resets_only=False
-        )
+        self._engine = engine
 
     def begin(self) -> AbstractAsyncContextManager[AsyncSession]:
         """One transaction. It ends with a `SessionInUseError` if two tasks used it at once."""
-        return self._make()
+        return Transaction(self._engine)
 
 
 class ReadSession:

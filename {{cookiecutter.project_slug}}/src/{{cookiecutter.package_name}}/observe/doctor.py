@@ -29,6 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
 from {{ cookiecutter.package_name }}.cli import project
 from {{ cookiecutter.package_name }}.database.base import Base
+{%- if cookiecutter.auth == "supabase" %}
+from {{ cookiecutter.package_name }}.database.caller import FAULT
+{%- endif %}
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.url import DatabaseURL
 from {{ cookiecutter.package_name }}.observe import pooler as experiment
@@ -89,7 +92,10 @@ _SERVER = """
 _DATABASE = "SELECT current_database(), pg_postmaster_start_time()"
 _MAY_CREATE = "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
 _PRIVILEGES = """
-    SELECT name, privilege, has_any_column_privilege(to_regclass(name), privilege) AS may
+    SELECT name, privilege, has_any_column_privilege(to_regclass(name), privilege)
+{%- if cookiecutter.auth == "supabase" %} OR coalesce(
+        has_any_column_privilege(to_regrole('authenticated')::oid, to_regclass(name), privilege), false)
+{%- endif %} AS may
     FROM unnest($1::text[]) AS name, unnest(ARRAY['SELECT', 'INSERT']) AS privilege
 """
 # If the driver gives its statements names, this one is in its own answer.
@@ -396,11 +402,16 @@ async def budget(it: Patient) -> AsyncIterator[Finding]:
 async def role(it: Patient) -> AsyncIterator[Finding]:
     """What the login may do: what it has to, and no more."""
     user = it.server["current_user"]
+{%- if cookiecutter.auth == "supabase" %}
+    for [fault] in await it.clients[0].rows(FAULT):
+        yield failure(fault, "see the login roles in docs/auth.md")
+{%- else %}
     for may, what in (("rolsuper", "is a superuser"), ("rolbypassrls", "has BYPASSRLS")):
         if it.server[may]:
             told = f"{user} {what}: no privilege and no row-level security holds for it"
             yield warning(told, "log in as a role that may do no more than the service has to")
             break
+{%- endif %}
     quoted = it.connection.dialect.identifier_preparer.format_table
     # One whose schema is named, such as Supabase's auth.users, is somebody else's.
     names = [quoted(it) for it in Base.metadata.sorted_tables if it.schema is None]

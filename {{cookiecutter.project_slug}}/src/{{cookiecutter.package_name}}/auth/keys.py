@@ -1,0 +1,103 @@
+"""The keys that the issuer signs with."""
+
+import asyncio
+import json
+import math
+import ssl
+from contextlib import suppress
+from time import monotonic
+from urllib.request import proxy_bypass
+
+import httpx
+import jwt
+import structlog
+from fastapi.exceptions import HTTPException
+
+# With HS256 whoever can verify can sign, and a public key would do for a secret.
+ALGORITHMS = ("ES256", "RS256")
+
+# Seconds of age: then keys are fetched again, in the background; then a request waits for it, or a quiet
+# night would keep what was revoked (Supabase's servers keep a set as long); then they are good no more.
+_REFRESH, _STALE, _LAST = 300, 600, 3600
+
+# Seconds between two attempts, whatever came of the first: anybody can make up the id of a key.
+_PAUSE = 10
+
+# Seconds of an attempt, and bytes of an answer. Choices.
+_TIMEOUT, _LARGEST = 3, 256 * 1024
+
+log = structlog.get_logger()
+
+
+class Keys:
+    """The issuer's public keys, fetched when they are needed."""
+
+    def __init__(self, issuer: str, url: str | None = None) -> None:
+        self.issuer = issuer
+        self._url = url or f"{issuer}/.well-known/jwks.json"
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = self._tried_at = -math.inf
+        self._failed = False
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def find(self, key_id: str) -> jwt.PyJWK | None:
+        """The key of this id. None: the issuer has none such. 503: nobody knows."""
+        now = monotonic()
+        if (age := now - self._fetched_at) >= _LAST:
+            self._keys = {}
+        key = self._keys.get(key_id)
+        if (key is None or age >= _REFRESH) and now - self._tried_at >= _PAUSE:
+            self._tried_at = now
+            self._fetching = asyncio.create_task(self._fetch())
+        if self._fetching and (key is None or (age >= _STALE and not self._failed)):
+            await asyncio.shield(self._fetching)  # it is for others too, who stay when one goes
+            key = self._keys.get(key_id)
+        if key is None and self._failed:
+            told = {"Retry-After": str(_PAUSE)}
+            raise HTTPException(503, "Nobody's token can be verified now. Try again.", told)
+        return key
+
+    async def aclose(self) -> None:
+        if self._fetching:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    async def _fetch(self) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                self._keys = _read(await _download(self._url))
+            self._fetched_at, self._failed = monotonic(), False
+            if not self._keys:
+                todo = "in Supabase's dashboard, under JWT Keys, migrate the secret and rotate the keys"
+                log.warning("the issuer has no key for ES256 or RS256", url=self._url, todo=todo)
+        except Exception as error:  # noqa: BLE001  whatever it is, there is a next time
+            self._failed = True
+            log.warning("the issuer's keys can't be fetched", url=self._url, reason=repr(error))
+        self._fetching = None
+
+
+async def _download(url: str) -> bytes:
+    tls = await asyncio.to_thread(ssl.create_default_context)  # it reads the machine's CAs
+    # For a SOCKS proxy in the environment httpx fails before it looks whether NO_PROXY has the host.
+    trust = not proxy_bypass(httpx.URL(url).host)
+    body, headers = b"", {"Accept-Encoding": "identity"}
+    async with (
+        httpx.AsyncClient(verify=tls, trust_env=trust, headers=headers) as client,
+        client.stream("GET", url) as response,
+    ):
+        if response.status_code != 200:  # a redirect too
+            raise ValueError(f"the answer is {response.status_code}")
+        async for part in response.aiter_raw():
+            if len(body := body + part) > _LARGEST:
+                raise ValueError("the answer is too long")
+    return body
+
+
+def _read(body: bytes) -> dict[str, jwt.PyJWK]:
+    keys = {}
+    for it in json.loads(body)["keys"]:
+        with suppress(Exception):  # whatever is wrong with one, others are good
+            key = jwt.PyJWK(it)
+            if key.algorithm_name in ALGORITHMS and it.get("use", "sig") == "sig" and "d" not in it:
+                keys[it["kid"]] = key
+    return keys
