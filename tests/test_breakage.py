@@ -364,6 +364,12 @@ ROWS = [
         MISUSE + "test_an_error_that_a_route_swallows",
     ),
     Row(
+        "no other transaction within a session's",
+        CONNECTION,
+        {'if self.lent_to == "session" and _ENDS.match(query):': "if False:"},
+        MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
         "no success for a COMMIT without a transaction",
         CONNECTION,
         {'if query.startswith("COMMIT") and not': "if not query and not"},

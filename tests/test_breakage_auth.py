@@ -88,10 +88,16 @@ ROWS = [
         CALLING + "test_an_engine_in_autocommit_is_refused",
     ),
     Row(
-        "no statement after one that was refused",
+        "another connection after one that can't tell",
         CALLER,
-        {"        connection.invalidate()  # or": "        # or"},
-        CALLING + "test_an_engine_in_autocommit_is_refused",
+        {"        connection.invalidate()  # the": "        # the"},
+        CALLING + "test_a_connection_of_before_is_refused",
+    ),
+    Row(
+        "a caller also on the connection after one that was lost",
+        CALLER,
+        {"    if caller is None:": "    if caller is None or connection.invalidated:"},
+        CALLING + "test_who_loses_a_connection_goes_on_as_the_caller",
     ),
     Row(
         "no caller on a connection that can't tell",

@@ -336,15 +336,27 @@ async def _swallow_in_a_flush(session: AsyncSession) -> None:
         await session.flush()
 
 
-async def _roll_back_by_hand(session: AsyncSession) -> None:
-    await session.execute(NOTE)
-    await session.execute(text("ROLLBACK"))
+def _end_by_hand(by: str) -> Use:
+    async def end(session: AsyncSession) -> None:
+        await session.execute(NOTE)
+        await session.execute(text(by))
+        await session.execute(insert(Note).values(body="b"))
+
+    return end
 
 
-async def _commit_by_hand(session: AsyncSession) -> None:
+async def _end_by_the_driver(session: AsyncSession) -> None:
     await session.execute(NOTE)
-    await session.execute(text("ROLLBACK"))
-    await session.execute(insert(Note).values(body="b"))
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    await raw.driver_connection.execute("COMMIT AND CHAIN; INSERT INTO notes (body) VALUES ('b')")
+
+
+async def _end_behind_another(session: AsyncSession) -> None:
+    await session.execute(NOTE)
+    raw = await (await session.connection()).get_raw_connection()
+    assert raw.driver_connection
+    await raw.driver_connection.execute("SELECT 1; ROLLBACK")
 
 
 async def _copy_first(session: AsyncSession) -> None:
@@ -379,8 +391,14 @@ async def _begin_by_hand(session: AsyncSession) -> None:
         (_swallow_of_the_driver, "nothing was stored"),
         (_swallow_a_timeout, "rolled back"),
         (_swallow_in_a_flush, "rolled back"),
-        (_roll_back_by_hand, "nothing to commit"),
-        (_commit_by_hand, "has not begun"),
+        (_end_by_hand("ROLLBACK"), "ends its transaction itself"),
+        (_end_by_hand("rollback and chain"), "ends its transaction itself"),
+        (_end_by_hand(" COMMIT"), "ends its transaction itself"),
+        (_end_by_hand("END AND CHAIN"), "ends its transaction itself"),
+        (_end_by_hand("ABORT"), "ends its transaction itself"),
+        (_end_by_hand("PREPARE TRANSACTION 'a'"), "ends its transaction itself"),
+        (_end_by_the_driver, "ends its transaction itself"),
+        (_end_behind_another, "nothing to commit"),
         (_copy_first, "has not begun"),
         (_driver_first, "has not begun"),
         (_begin_of_the_driver, "has not begun"),

@@ -23,7 +23,7 @@ from {{ cookiecutter.package_name }}.database.connection import (
     TransactionError,
 )
 from {{ cookiecutter.package_name }}.database.engine import open_engine
-from {{ cookiecutter.package_name }}.database.session import GuardedSession, Transaction
+from {{ cookiecutter.package_name }}.database.session import Transaction
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Who is asking, in SQL: NULL if it is nobody. '' is what a setting is on a server connection that has
@@ -97,31 +97,11 @@ class CallerConnection(Connection):
             raise
 
 
-class _CallerSession(GuardedSession):
-    caller: Caller
-
-
 class UserSession(Transaction):
     """A transaction in which PostgreSQL knows the caller: one only, never AUTOCOMMIT."""
 
-    sync_session_class = _CallerSession
-    sync_session: _CallerSession
-
-    def __init__(self, engine: AsyncEngine, caller: Caller) -> None:
-        super().__init__(engine)
-        self.sync_session.caller = caller
-
-
-@event.listens_for(_CallerSession, "after_begin")
-def _tell(session: _CallerSession, _: object, connection: SQLConnection) -> None:
-    lent = connection.connection
-    driver = cast(CallerConnection, lent.driver_connection)
-    # asyncpg's isinstance() takes every connection for one of ours.
-    can_tell = issubclass(type(driver), CallerConnection)
-    if not can_tell or lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
-        connection.invalidate()  # or the next statement would run as the login, if this is caught
-        raise TransactionError("a caller needs a transaction, on an engine that UserSessions has")
-    driver.caller = session.caller
+    def __init__(self, sessions: "UserSessions", caller: Caller) -> None:
+        super().__init__(sessions.engine.execution_options(caller=caller))
 
 
 class UserSessions:
@@ -130,14 +110,30 @@ class UserSessions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "do_connect", _with_callers)
-        self._engine = engine
+        event.listen(engine.sync_engine, "begin", _tell)
+        self.engine = engine
 
     def begin(self, caller: Caller) -> AbstractAsyncContextManager[UserSession]:
-        return UserSession(self._engine, caller)
+        return UserSession(self, caller)
 
 
 def _with_callers(_: object, entry: object, args: object, options: dict[str, object]) -> None:
     options["connection_class"] = CallerConnection
+
+
+def _tell(connection: SQLConnection) -> None:
+    # At each BEGIN: SQLAlchemy goes on with another connection where one was lost.
+    caller = cast(Caller | None, connection.get_execution_options().get("caller"))
+    if caller is None:
+        return
+    lent = connection.connection
+    driver = cast(CallerConnection, lent.driver_connection)
+    # asyncpg's isinstance() takes every connection for one of ours.
+    can_tell = issubclass(type(driver), CallerConnection)
+    if not can_tell or lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
+        connection.invalidate()  # the pool's next one may be able to
+        raise TransactionError("a caller needs a transaction, on an engine that UserSessions has")
+    driver.caller, driver.lent_to = caller, "session"
 
 
 async def warn_of_login(settings: Settings) -> None:

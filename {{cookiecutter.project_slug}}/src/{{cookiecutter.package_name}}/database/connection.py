@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, cast
@@ -26,6 +27,14 @@ _PING_TIMEOUT = 1
 
 # What SQLAlchemy names of a transaction, always.
 _OPTIONS = {"isolation", "readonly", "deferrable"}
+
+
+# What ends a transaction, and with AND CHAIN begins another, of which nobody would know. Not what ends a
+# savepoint.
+_ENDS = re.compile(
+    r"\s*(commit|end|abort|prepare\s+transaction|rollback(?!(\s+(work|transaction))?\s+to\b))\b",
+    re.IGNORECASE,
+)
 
 
 class ReadOnlyError(Exception):
@@ -85,6 +94,7 @@ class Connection(asyncpg.Connection):
                 "to lock or to set something for a transaction"
             )
         self._refuse_outside()
+        self._refuse_ending(query)
         statement = self._kept.pop(query, None)
         if statement is None:
             statement = cast("PreparedStatement[Any]", await super().prepare(query, **options))
@@ -105,8 +115,9 @@ class Connection(asyncpg.Connection):
             )
         # asyncpg has a transaction by the time that it begins one.
         begins = query.startswith("BEGIN") and self._top_xact is not None
-        if not begins and not query.startswith("ROLLBACK"):
+        if not begins and query not in ("COMMIT;", "ROLLBACK;"):  # the driver's own
             self._refuse_outside()
+            self._refuse_ending(query)
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
             raise TransactionError(
@@ -125,6 +136,10 @@ class Connection(asyncpg.Connection):
                 "the session's transaction has not begun, and this would not be a part of it: use the "
                 "driver's connection inside `async with session.begin_nested()`"
             )
+
+    def _refuse_ending(self, query: str) -> None:
+        if self.lent_to == "session" and _ENDS.match(query):
+            raise TransactionError("a session ends its transaction itself, and begins the next one")
 
     def _drop_local_statement_cache(self) -> None:
         """asyncpg asks for it when a codec is registered, which a description has in it."""
