@@ -370,6 +370,18 @@ ROWS = [
         MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
+        "headers that come before the body",
+        LIMITS,
+        {'        self.scope["headers"] = list(self.headers)\n': ""},
+        HOSTILE + "test_a_trailer_is_no_header",
+    ),
+    Row(
+        "another connection after a ping that fails anyhow",
+        DIALECT,
+        {", asyncpg.InternalClientError\n": "\n"},
+        SETTINGS + "test_a_ping_may_fail_in_the_driver_itself",
+    ),
+    Row(
         "no success for a COMMIT without a transaction",
         CONNECTION,
         {'if query.startswith("COMMIT") and not': "if not query and not"},

@@ -9,13 +9,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import BaseModel, ConfigDict
+from starlette.types import Receive, Scope, Send
 
 from orders_api.main import create_app
 from orders_api.settings import Settings
 from orders_api.web import limits
+from orders_api.web.limits import HeadLimit
 
 from tests.support import Database, running, served, serving
 
@@ -112,6 +115,32 @@ async def test_a_flood_of_headers_is_cut_off(database: Database, tmp_path: Path)
                 await reader.readuntil(b"}")
         writer.close()
     assert "Traceback" not in service.output
+
+
+async def test_a_trailer_is_no_header() -> None:
+    """A proxy looks at headers alone: a trailer could name a user whom it has not let through."""
+    seen = asyncio.get_running_loop().create_future()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.set_result([name for name, _ in scope["headers"]])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(application, port=0, http=HeadLimit, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    address = server.servers[0].sockets[0].getsockname()
+    _, writer = await asyncio.open_connection(*address)
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nAuthorization: b\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert await seen == [b"host", b"transfer-encoding"]
+    writer.close()
+    server.should_exit = True
+    await task
 
 
 async def _connect(client: AsyncClient) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

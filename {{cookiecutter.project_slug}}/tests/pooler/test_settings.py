@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -17,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.settings import load_settings
 
 import devstack
@@ -214,6 +216,19 @@ async def test_a_statement_that_timed_out_costs_one_connection(
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT pg_sleep(20)"))
         assert len(before & await _backends(engine, 4)) == 3
+
+
+async def test_a_ping_may_fail_in_the_driver_itself(
+    configured: Configured, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen of backends that were killed while many were cancelled: an error of no common class."""
+    async with configured(DATABASE_URL=database.url, DATABASE_PING_AFTER_IDLE=0) as engine:
+        async with engine.connect() as connection:
+            first = await _backend(connection)
+        lost = AsyncMock(side_effect=asyncpg.InternalClientError("cannot switch to state 15"))
+        monkeypatch.setattr(Connection, "ping", lost)
+        async with engine.connect() as connection:
+            assert await _backend(connection) != first
 
 
 async def test_a_ping_that_timed_out_costs_one_connection(

@@ -40,6 +40,9 @@ DRIVER = "postgresql+sealed"
 # What SQLAlchemy raises for a type that is not known yet, or that has no name, such as a tuple.
 _NO_NAME = (AttributeError, CompileError)
 
+# The last one is what it did not expect, of a backend that was killed in the middle of an answer, say.
+_DRIVERS_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+
 
 class _Sealed(TypeEngine[Any]):
     """Mixed into a type of the dialect: casts have its name without a length, which would truncate."""
@@ -121,7 +124,7 @@ class SealingDialect(PGDialect_asyncpg):
         if time.monotonic() - connection.returned_at >= self.ping_after_idle:
             try:
                 await_only(connection.ping())
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, *_DRIVERS_ERRORS) as error:
                 # Ended here, or the pool would try to say goodbye for 2 s.
                 connection.terminate()
                 raise (InvalidatePoolError if all_broke(error) else DisconnectionError) from error

@@ -52,6 +52,11 @@ class HeadLimit(HttpToolsProtocol):
         elif len(self.pipeline) > MAX_AHEAD:
             self.transport.close()
 
+    def on_headers_complete(self) -> None:
+        # Trailers go to the list that there is now: one behind a body would be a header of the request.
+        self.scope["headers"] = list(self.headers)
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         self._unfinished = 0
         super().on_body(body)
