@@ -547,6 +547,20 @@ OWNER_ROWS = [
         NOTED + "test_no_body_names_the_owner",
     ),
     Row(
+        "a route that asks who is asking",
+        NOTES + "routes.py",
+        {
+            "async def list_notes(\n    session: UserSessionDep": (
+                "async def list_notes(\n    session: ReadSessionDep"
+            ),
+            "from orders_api.web.problems": (
+                "from orders_api.web.dependencies import ReadSessionDep\n"
+                "from orders_api.web.problems"
+            ),
+        },
+        ASKED + "test_no_route_forgets_who_is_asking",
+    ),
+    Row(
         "a note is read as its owner",
         NOTES + "routes.py",
         {

@@ -66,7 +66,8 @@ def run(host: str, port: int, url: str, pooler_url: str) -> None:
     for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
         print(f"  export {variable}='{direct}'")
 {%- if cookiecutter.auth == "supabase" %}
-    print(f"  export SUPABASE_URL='{os.environ['SUPABASE_URL']}'")
+    for variable in ("SUPABASE_URL", "SUPABASE_JWKS_URL"):
+        print(f"  export {variable}='{os.environ[variable]}'")
     print("A token:    uv run poe token [alice|bob], for Authorize in /docs")
 {%- endif %}
     shown = f"[{host}]" if ":" in host else host

@@ -206,3 +206,12 @@ async def test_no_token_and_no_claim_is_in_the_log(
     assert "GET" in service.output
     for secret in (*good.split("."), *bad.split(".")[1:], "marked-secret", "alice@", ALICE):
         assert secret not in service.output
+
+
+async def test_no_route_forgets_who_is_asking(app: FastAPI) -> None:
+    """With another session than a caller's, it would ask for no token, and show what the login sees."""
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            if "401" in operation["responses"]:
+                told = f"{method.upper()} {path} says 401 and asks for no caller: UserSessionDep?"
+                assert operation.get("security"), told
