@@ -267,15 +267,15 @@ TOKEN_ROWS = [
         FETCHED + "test_an_issuer_that_does_not_end_is_given_up",
     ),
     Row(
-        "keys: an answer of any size",
+        "keys: a server's certificate is not verified",
         KEYS,
-        {"> _LARGEST": "> 1e9"},
-        FETCHED + "test_an_answer_that_is_no_set_of_keys",
+        {"verify=self._tls": "verify=False"},
+        FETCHED + "test_an_issuer_whose_certificate_nobody_knows_is_not_believed",
     ),
     Row(
         "keys: a redirect is followed",
         KEYS,
-        {'client.stream("GET", url)': 'client.stream("GET", url, follow_redirects=True)'},
+        {"client.get(self._url)": "client.get(self._url, follow_redirects=True)"},
         FETCHED + "test_an_answer_that_is_no_set_of_keys",
     ),
     Row(
@@ -305,8 +305,14 @@ TOKEN_ROWS = [
     Row(
         "keys: silence about a project that signs with its secret",
         KEYS,
-        {"if not self._keys:": "if False:"},
+        {": {todo}": ""},
         FETCHED + "test_a_project_with_the_legacy_secret_is_told_what_to_do",
+    ),
+    Row(
+        "keys: an answer without one takes all away",
+        KEYS,
+        {"    if not keys:": "    if False:"},
+        FETCHED + "test_an_answer_without_a_key_takes_no_key_away",
     ),
     Row(
         "keys: a proxy for what NO_PROXY names",
@@ -340,10 +346,9 @@ TOKEN_ROWS = [
     Row(
         "token: without exp",
         TOKENS,
-        {'"exp": int(exp)': '"iss": str()', " and exp < 2**40": ""},
+        {'"exp": int()': '"iss": str()'},
         HOSTILE,
     ),
-    Row("token: an exp that is no date", TOKENS, {" and exp < 2**40": ""}, HOSTILE),
     Row("token: any role", TOKENS, {" and role in _ROLES": ""}, HOSTILE),
     Row(
         "token: sub in any form",
@@ -369,6 +374,12 @@ TOKEN_ROWS = [
         TOKENS,
         {"if len(token) > _LONGEST:": "if False:"},
         VERIFIED + "test_a_token_of_more_than_8_kb_is_not_parsed",
+    ),
+    Row(
+        "token: nobody learns why it is refused",
+        TOKENS,
+        {"_REASONS.get(type(error), reason)": "reason"},
+        VERIFIED + "test_who_is_refused_learns_why",
     ),
     Row(
         "token: policies see what users write",
@@ -441,13 +452,13 @@ TOKEN_ROWS = [
     Row(
         "SUPABASE_URL with a secret in the error",
         URL,
-        {"except ValidationError:": "except ZeroDivisionError:"},
+        {"suppress(ValidationError)": "suppress(ZeroDivisionError)"},
         CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
     ),
     Row(
         "SUPABASE_URL with a placeholder",
         URL,
-        {"None if _WRONG.search(text) else ": ""},
+        {"if not _WRONG.search(text):": "if True:"},
         CONFIGURED + "test_refusals_name_the_problem_and_the_fix",
     ),
     Row(

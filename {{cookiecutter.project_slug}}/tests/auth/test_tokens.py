@@ -23,7 +23,6 @@ from {{ cookiecutter.package_name }}.auth.tokens import verify
 
 from devstack.issuer import USERS, Issuer, make_key, public, serving
 
-NOW = int(time.time())
 RSA = make_key("RS256")
 CURVE = {**make_key(), "kid": "other"}
 
@@ -66,14 +65,23 @@ def _with_head(**head: object) -> Callable[[Issuer], str]:
 
 
 def _with_claims(**claims: object) -> Callable[[Issuer], str]:
-    """`...` leaves a claim out, OURS in it is the right issuer."""
+    """`...` leaves a claim out, OURS in it is the right issuer; a function is asked what it is now."""
 
     def make(issuer: Issuer) -> str:
-        changed = {k: v for k, v in {**_claims(issuer), **claims}.items() if v is not ...}
+        now = int(time.time())
+        changed = {
+            name: it(now) if callable(it) else it
+            for name, it in {**_claims(issuer), **claims}.items()
+            if it is not ...
+        }
         text = json.dumps(changed).replace("OURS", f"{issuer.url}/auth/v1")
         return _signed(issuer, {}, text.encode())
 
     return make
+
+
+def _later(seconds: float) -> Callable[[int], float]:
+    return lambda now: now + seconds
 
 
 def _with_text(claim: str, text: str) -> Callable[[Issuer], str]:
@@ -138,9 +146,20 @@ HEADS: dict[str, list[object]] = {
 CLAIMS: dict[str, list[object]] = {
     "iss": [..., None, "", "OURS/", "OURS.evil", "http://dev.localhost/auth/v1", ["OURS"], 1],
     "aud": [..., None, "", "anon", "Authenticated", [], ["anon"], ["authenticated", 1], {}, 1],
-    "exp": [..., None, "soon", str(NOW + 60), NOW - 60, NOW + 60.5, 10**30, True, -1, 0, [], {}],
-    "nbf": [NOW + 600, "soon", []],
-    "iat": [NOW + 600, "soon", []],
+    "exp": [
+        ...,
+        None,
+        "soon",
+        lambda now: str(now + 60),
+        _later(-60),
+        _later(60.5),
+        True,
+        -1,
+        0,
+        [],
+    ],
+    "nbf": [_later(600), "soon", []],
+    "iat": [_later(600), "soon", []],
     "sub": [..., None, 1, "", "alice", ALICE.upper(), f"urn:uuid:{ALICE}", ALICE + "\n", [ALICE]],
     "role": [..., None, "", "anon", "service_role", "postgres", "supabase_admin", "none", 1, {}],
 }
@@ -148,7 +167,7 @@ CLAIMS["sub"] += [ALICE.replace("-", ""), f" {ALICE}", "{" + ALICE + "}", ALICE[
 CLAIMS["role"] += ["authenticated ", "Authenticated", "\u0430uthenticated", ["authenticated"]]
 CLAIMS["role"] += ["authenticated\x00", "authenticated', true); --"]
 TEXTS = {
-    "exp": ["Infinity", "-Infinity", "NaN", "1e400", "9" * 3000, "9" * 5000],
+    "exp": ["Infinity", "-Infinity", "NaN", "1e400", "9" * 5000],
     "app_metadata": ["NaN", "[-Infinity]", r'"\u0000"', r'"\ud800"', r'"\\\u0000"'],
 }
 NO_CLAIMS = [b"[]", b"null", b"1", b'"a"', b"", b"{", b"\xff", b"[" * 5000, b"9" * 5000]
@@ -157,8 +176,14 @@ ELSEWHERE = {"jku": "http://127.0.0.1:1", "x5u": "http://127.0.0.1:1", "x5c": ["
 ITS_OWN: dict[str, object] = {"jwk": public(CURVE), **ELSEWHERE}
 
 # None has anything of the token in it.
-REASONS = {"The token is not valid.", "The token has expired."}
-REASONS.add("The token is not signed with a key of the issuer.")
+INVALID = "The token is not valid."
+EXPIRED = "The token has expired."
+EARLY = "The token is not valid yet, by the clock of the service."
+ISSUER = "The token is another issuer's."
+AUDIENCE = "The token is not for this audience."
+LONG = "The token is too long."
+UNKNOWN = "The token is not signed with a key of the issuer."
+REASONS = {INVALID, EXPIRED, EARLY, ISSUER, AUDIENCE, LONG, UNKNOWN}
 
 HOSTILE: list[Callable[[Issuer], str]] = [
     *(_secret(it) for it in ("pem", "der", "point", "jwk", "x", "empty")),
@@ -214,6 +239,43 @@ async def test_a_hostile_token_is_refused(issuer: Issuer, keys: Keys, number: in
     assert refusal.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda issuer: issuer.token(seconds=-11), EXPIRED),
+        (_with_claims(exp=0), EXPIRED),
+        (_with_claims(iat=_later(60)), EARLY),
+        (_with_claims(nbf=_later(60)), EARLY),
+        (_with_claims(iss="https://other.supabase.co/auth/v1"), ISSUER),
+        (_with_claims(iss="OURS/"), ISSUER),
+        (_with_claims(aud="anon"), AUDIENCE),
+        (_with_claims(aud=["anon", "other"]), AUDIENCE),
+        (lambda issuer: issuer.token(app_metadata="a" * 6200), LONG),
+        (lambda _: "a" * 8193, LONG),
+        (lambda issuer: Issuer(issuer.url).token(), UNKNOWN),
+        (lambda issuer: Issuer("https://other.supabase.co").token(), UNKNOWN),
+        (_with_claims(role="anon"), INVALID),
+        (_with_claims(sub="alice"), INVALID),
+        (_with_claims(aud=...), INVALID),
+        (_with_head(alg="HS256"), INVALID),
+        (_by("ES256", jwt.PyJWK(dict(CURVE)).key), INVALID),
+        # Claims count for nothing before the signature does.
+        (
+            lambda issuer: Issuer(issuer.url, {**CURVE, "kid": issuer.key["kid"]}).token(exp=0),
+            INVALID,
+        ),
+        (lambda _: "token", INVALID),
+    ],
+)
+async def test_who_is_refused_learns_why(
+    issuer: Issuer, keys: Keys, make: Callable[[Issuer], str], reason: str
+) -> None:
+    """Or nobody finds out why every token is refused: another project, or a clock that is ahead."""
+    with pytest.raises(HTTPException) as refusal:
+        await verify(make(issuer), keys)
+    assert refusal.value.detail == reason
+
+
 async def test_a_token_of_more_than_8_kb_is_not_parsed(issuer: Issuer, keys: Keys) -> None:
     room = 8192 - len(issuer.token(app_metadata=""))
     sizes = {}
@@ -224,7 +286,7 @@ async def test_a_token_of_more_than_8_kb_is_not_parsed(issuer: Issuer, keys: Key
         if length <= 8192:
             await verify(token, keys)
         else:
-            with pytest.raises(HTTPException):
+            with pytest.raises(HTTPException, match=LONG):
                 await verify(token, keys)
     assert min(sizes) <= 8192 < max(sizes)
 
@@ -235,9 +297,11 @@ async def test_a_token_of_more_than_8_kb_is_not_parsed(issuer: Issuer, keys: Key
         Issuer.token,
         _by("RS256", jwt.PyJWK(dict(RSA)).key, kid=RSA["kid"]),
         _with_claims(aud=["other", "authenticated"]),
-        _with_claims(nbf=NOW - 1, iat=...),
-        lambda issuer: issuer.token(exp=int(time.time()) - 5),
-        _with_claims(iat=NOW + 5),
+        _with_claims(nbf=_later(-1), iat=...),
+        lambda issuer: issuer.token(seconds=-5),
+        _with_claims(iat=_later(5)),
+        _with_claims(exp=10**30),
+        _with_text("exp", "9" * 3000),
         _with_head(crit=["b64"], b64=True),
         lambda issuer: issuer.token("anybody", sub=str(UUID(int=1))),
         lambda issuer: issuer.token(app_metadata={"a": "\\u0000 \\ ' \u2028 \N{PILE OF POO}"}),
@@ -287,5 +351,5 @@ async def test_who_is_verified_is_whom_postgresql_is_told(issuer: Issuer, keys: 
 async def test_a_service_takes_no_token_of_devs_issuer(issuer: Issuer, keys: Keys) -> None:
     """Nor of any other project, whoever has its keys."""
     dev = Issuer("http://dev.localhost", issuer.key)
-    with pytest.raises(HTTPException):
+    with pytest.raises(HTTPException, match=ISSUER):
         await verify(dev.token(), keys)

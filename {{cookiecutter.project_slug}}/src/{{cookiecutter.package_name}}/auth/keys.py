@@ -1,7 +1,6 @@
 """The keys that the issuer signs with."""
 
 import asyncio
-import json
 import math
 import ssl
 from contextlib import suppress
@@ -20,11 +19,8 @@ ALGORITHMS = ("ES256", "RS256")
 # night would keep what was revoked (Supabase's servers keep a set as long); then they are good no more.
 _REFRESH, _STALE, _LAST = 300, 600, 3600
 
-# Seconds between two attempts, whatever came of the first: anybody can make up the id of a key.
-_PAUSE = 10
-
-# Seconds of an attempt, and bytes of an answer. Choices.
-_TIMEOUT, _LARGEST = 3, 256 * 1024
+# Seconds of an attempt, and between two, whatever came of the first: anybody can make up the id of a key.
+_TIMEOUT, _PAUSE = 3, 10
 
 log = structlog.get_logger()
 
@@ -35,6 +31,7 @@ class Keys:
     def __init__(self, issuer: str, url: str | None = None) -> None:
         self.issuer = issuer
         self._url = url or f"{issuer}/.well-known/jwks.json"
+        self._tls = ssl.create_default_context()  # it reads the machine's CAs: here, and not later
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = -math.inf
         self._failed = False
@@ -64,40 +61,31 @@ class Keys:
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(_TIMEOUT):
-                self._keys = _read(await _download(self._url))
+            # For a SOCKS proxy in the environment httpx fails before it looks whether NO_PROXY has the host.
+            trust = not proxy_bypass(httpx.URL(self._url).host)
+            async with (
+                asyncio.timeout(_TIMEOUT),
+                httpx.AsyncClient(verify=self._tls, trust_env=trust) as client,
+            ):
+                response = await client.get(self._url)
+            if response.status_code != 200:  # a redirect too
+                raise ValueError(f"the answer is {response.status_code}")
+            self._keys = _usable(response.json()["keys"])
             self._fetched_at, self._failed = monotonic(), False
-            if not self._keys:
-                todo = "in Supabase's dashboard, under JWT Keys, migrate the secret and rotate the keys"
-                log.warning("the issuer has no key for ES256 or RS256", url=self._url, todo=todo)
         except Exception as error:  # noqa: BLE001  whatever it is, there is a next time
             self._failed = True
             log.warning("the issuer's keys can't be fetched", url=self._url, reason=repr(error))
         self._fetching = None
 
 
-async def _download(url: str) -> bytes:
-    tls = await asyncio.to_thread(ssl.create_default_context)  # it reads the machine's CAs
-    # For a SOCKS proxy in the environment httpx fails before it looks whether NO_PROXY has the host.
-    trust = not proxy_bypass(httpx.URL(url).host)
-    body, headers = b"", {"Accept-Encoding": "identity"}
-    async with (
-        httpx.AsyncClient(verify=tls, trust_env=trust, headers=headers) as client,
-        client.stream("GET", url) as response,
-    ):
-        if response.status_code != 200:  # a redirect too
-            raise ValueError(f"the answer is {response.status_code}")
-        async for part in response.aiter_raw():
-            if len(body := body + part) > _LARGEST:
-                raise ValueError("the answer is too long")
-    return body
-
-
-def _read(body: bytes) -> dict[str, jwt.PyJWK]:
+def _usable(found: list[dict[str, str]]) -> dict[str, jwt.PyJWK]:
     keys = {}
-    for it in json.loads(body)["keys"]:
+    for it in found:
         with suppress(Exception):  # whatever is wrong with one, others are good
             key = jwt.PyJWK(it)
             if key.algorithm_name in ALGORITHMS and it.get("use", "sig") == "sig" and "d" not in it:
                 keys[it["kid"]] = key
+    if not keys:
+        todo = "in Supabase's dashboard, under JWT Keys, migrate the secret and rotate the keys"
+        raise ValueError(f"no key is for ES256 or RS256: {todo}")
     return keys

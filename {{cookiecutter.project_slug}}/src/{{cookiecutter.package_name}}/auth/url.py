@@ -1,12 +1,13 @@
 """SUPABASE_URL and SUPABASE_JWKS_URL, as somebody pasted them."""
 
 import re
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import AfterValidator, HttpUrl, ValidationError
 
 # A user, a query, a placeholder.
-_WRONG = re.compile(r"[@?#<>{}]|project[-_]?(ref|id)\b|your[-_]?project", re.IGNORECASE)
+_WRONG = re.compile(r"(?i)[@?#<>{}]|/(your|project)[-_]?(project)?[-_]?(ref|id)?\.supabase\.co")
 
 # Hosts that nobody can have on the internet: this machine, private addresses, names of a cluster.
 _INSIDE = re.compile(
@@ -14,24 +15,21 @@ _INSIDE = re.compile(
 )
 
 
-def _check(text: str) -> HttpUrl:
-    try:
-        url = None if _WRONG.search(text) else HttpUrl(text.strip(" \t\r\n'\""))
-    except ValidationError:  # its text has the value
-        url = None
-    if url is None:
-        raise ValueError("it is not like https://PROJECTREF.supabase.co, with your project's ref")
-    if url.scheme == "http" and not _INSIDE.fullmatch(url.host or ""):
-        raise ValueError("keys that come by http can be anybody's. Write https")
-    return url
+def _check(text: str) -> str:
+    with suppress(ValidationError):  # its text has the value
+        url = HttpUrl(text.strip(" \t\r\n'\""))
+        if url.scheme == "http" and not _INSIDE.fullmatch(url.host or ""):
+            raise ValueError("keys that come by http can be anybody's. Write https")
+        if not _WRONG.search(text):
+            return str(url)
+    raise ValueError("it is not like https://PROJECTREF.supabase.co, with your project's ref")
 
 
 def _project(text: str) -> str:
-    url = _check(text)
-    if not re.fullmatch(r"/?(\w+/v1/?)?", path := url.path or ""):
-        raise ValueError("it has a path. Write the Project URL, https://PROJECTREF.supabase.co")
-    return str(url).removesuffix(path)
+    if url := re.fullmatch(r"(\w+://[^/]+)/(\w+/v1/?)?", _check(text)):
+        return url[1]
+    raise ValueError("it has a path. Write the Project URL, https://PROJECTREF.supabase.co")
 
 
 ProjectURL = Annotated[str, AfterValidator(_project)]
-WebURL = Annotated[str, AfterValidator(lambda text: str(_check(text)))]
+WebURL = Annotated[str, AfterValidator(_check)]
