@@ -187,7 +187,7 @@ ROWS = [
 
 
 DUE = "(key is None or age >= _REFRESH) and now - self._tried_at >= _PAUSE"
-WAITS = "(key is None or (age >= _STALE and not self._failed))"
+WAITS = "(key is None or (age >= _STALE and not self.failure))"
 
 TOKEN_ROWS = [
     Row(
@@ -201,8 +201,8 @@ TOKEN_ROWS = [
         KEYS,
         {
             "            self._tried_at = now\n": "",
-            "self._fetched_at, self._failed = monotonic(), False": "self._fetched_at = "
-            "self._tried_at = monotonic(); self._failed = False",
+            "self._fetched_at, self.failure = monotonic(), None": "self._fetched_at = "
+            "self._tried_at = monotonic(); self.failure = None",
         },
         FETCHED + "test_made_up_key_ids_are_asked_for_once",
     ),
@@ -217,6 +217,12 @@ TOKEN_ROWS = [
         KEYS,
         {"await asyncio.shield(self._fetching)": "await self._fetching"},
         FETCHED + "test_who_goes_away_takes_nobody_along",
+    ),
+    Row(
+        "keys: whoever makes up an id waits",
+        KEYS,
+        {"self._waiting >= _WAITING:": "False:"},
+        FETCHED + "test_made_up_key_ids_take_nobodys_place",
     ),
     Row(
         "keys: never refreshed",
@@ -257,7 +263,7 @@ TOKEN_ROWS = [
     Row(
         "keys: 401 where nobody can know",
         KEYS,
-        {"if key is None and self._failed:": "if False:"},
+        {"if key is None and self.failure:": "if False:"},
         FETCHED + "test_an_issuer_that_is_not_there",
     ),
     Row(

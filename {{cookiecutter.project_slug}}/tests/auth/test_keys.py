@@ -8,7 +8,7 @@ import time
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from {{ cookiecutter.package_name }}.auth.dependencies import CallerDep
 from {{ cookiecutter.package_name }}.auth.keys import Keys
 from {{ cookiecutter.package_name }}.auth.tokens import verify
 from {{ cookiecutter.package_name }}.main import create_app
+from {{ cookiecutter.package_name }}.observe import doctor
+from {{ cookiecutter.package_name }}.observe.doctor import Options, Patient
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from devstack.issuer import Issuer, make_key, public, serve, serving
@@ -117,6 +119,22 @@ async def test_made_up_key_ids_are_asked_for_once(clock: Clock) -> None:
             assert issuer.asked == asked
             await verify(issuer.token(), keys)  # whose key is known
             clock.passed += 10
+
+
+async def test_made_up_key_ids_take_nobodys_place(clock: Clock) -> None:
+    """Each that waits for a slow issuer is one of the requests in flight, which are limited."""
+    issuer = Moody()
+    with _keys(issuer) as keys:
+        await verify(issuer.token(), keys)
+        clock.passed += 10
+        issuer.seconds = 0.5
+        made_up = Issuer(issuer.url).token()
+        strangers = [asyncio.create_task(_refused(keys, made_up)) for _ in range(100)]
+        await asyncio.sleep(0.2)
+        assert sum(it.done() for it in strangers) == 80
+        await verify(issuer.token(), keys)
+        refused = await asyncio.gather(*strangers)
+    assert (refused.count(401), refused.count(503)) == (20, 80)
 
 
 async def test_a_standby_key_is_good_at_once_and_a_revoked_one_until_the_refresh(
@@ -383,3 +401,18 @@ async def test_nothing_is_pending_when_the_service_ends(settings: Settings) -> N
 
 def _fetching() -> list[str]:
     return [it for it in map(repr, asyncio.all_tasks()) if "Keys._fetch" in it]
+
+
+async def test_doctor_says_whether_tokens_can_be_verified(settings: Settings) -> None:
+    async def examined(url: str) -> tuple[str, str]:
+        patient = Patient(settings.model_copy(update={"supabase_url": url}), Options(), stack)
+        [found] = [it async for it in doctor.issuer(patient)]
+        return found.level, found.observed
+
+    issuer = Moody()
+    async with AsyncExitStack() as stack:
+        with serving(issuer) as url:
+            assert await examined(url) == ("ok", f"1 of {url}/auth/v1 for ES256")
+            issuer.status = 404
+            assert "the answer is 404" in (await examined(url))[1]
+        assert (await examined(url))[0] == "failure"

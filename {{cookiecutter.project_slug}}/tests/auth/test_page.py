@@ -40,10 +40,9 @@ class Apart(DeclarativeBase):
 def routes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("page")
     (folder / "owned").mkdir()
+    theirs = "{{ cookiecutter.package_name }}.bookmarks"
     for path, code in blocks(PAGE):
-        own = code.replace("{{ cookiecutter.package_name }}.bookmarks", "owned").replace(
-            '"/bookmarks"', '"/test/bookmarks"'
-        )
+        own = code.replace(theirs, "owned").replace('"/bookmarks"', '"/test/bookmarks"')
         (folder / "owned" / Path(path).name).write_text(own)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)

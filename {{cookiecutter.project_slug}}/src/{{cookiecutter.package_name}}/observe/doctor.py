@@ -27,6 +27,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
+{%- if cookiecutter.auth == "supabase" %}
+from {{ cookiecutter.package_name }}.auth.keys import Keys
+{%- endif %}
 from {{ cookiecutter.package_name }}.cli import project
 from {{ cookiecutter.package_name }}.database.base import Base
 {%- if cookiecutter.auth == "supabase" %}
@@ -427,6 +430,18 @@ async def role(it: Patient) -> AsyncIterator[Finding]:
         yield ok(f"{user} may read and write all tables of models", tables=len(names))
 
 
+{% if cookiecutter.auth == "supabase" -%}
+async def issuer(it: Patient) -> AsyncIterator[Finding]:
+    """Whether callers' tokens can be verified."""
+    keys = Keys(f"{it.settings.supabase_url}/auth/v1", it.settings.supabase_jwks_url)
+    if found := await keys.fetch():
+        names = sorted({key.algorithm_name for key in found.values()})
+        yield ok(f"{len(found)} of {keys.issuer} for {', '.join(names)}", keys=len(found))
+    else:
+        yield failure(f"none of {keys.issuer}: {keys.failure}", "no token can be verified without")
+
+
+{% endif -%}
 async def migrations(it: Patient) -> AsyncIterator[Finding]:
     """Whether DATABASE_MIGRATION_URL is the same database, in a mode that is fit for it."""
     target, found, told = it.settings.database_migration_url, it.pooler, "through DATABASE_URL"
@@ -482,6 +497,9 @@ async def schema(it: Patient) -> AsyncIterator[Finding]:
 CHECKS = (
     *(url, host, tls, login, pooler, session, statements, timeouts, trips, budget, role),
     *(migrations, schema),
+{%- if cookiecutter.auth == "supabase" %}
+    issuer,
+{%- endif %}
 )
 
 
