@@ -2012,6 +2012,12 @@ ROWS = [
         {" IS NOT NULL": " IS NULL OR true"},
         MIGRATIONS + "test_a_default_that_is_null_now_is_no_difference",
     ),
+    Row(
+        "no database of another service",
+        "migrations/env.py",
+        {"        on_version_apply=sign,\n": ""},
+        MIGRATIONS + "test_the_database_of_another_service_is_refused",
+    ),
 ]
 
 

@@ -503,7 +503,7 @@ OWNER_ROWS = [
     ),
     Row(
         "a setting that somebody had is nobody's claims",
-        CALLER,
+        OWNED,
         {
             "(nullif(current_setting('request.jwt.claims', true), '')": (
                 "(current_setting('request.jwt.claims', true)"
@@ -516,6 +516,30 @@ OWNER_ROWS = [
         OWNED,
         {"{table} TO authenticated ": "{table} "},
         OWNING + "test_no_table_of_owners_is_open",
+    ),
+    Row(
+        "a policy is about owners",
+        OWNED,
+        {'owned = f"owner_id = (SELECT {CALLER_ID})"': 'owned = "true"'},
+        OWNING + "test_no_table_of_owners_is_open",
+    ),
+    Row(
+        "what was granted before is taken away",
+        OWNED,
+        {"    op.execute(TAKE_AWAY.format(table=table))\n": ""},
+        OWNING + "test_what_was_granted_before_is_taken_away",
+    ),
+    Row(
+        "what anon was granted before is taken away",
+        OWNED,
+        {"to_regrole('anon') IS NOT NULL": "false"},
+        OWNING + "test_what_was_granted_before_is_taken_away",
+    ),
+    Row(
+        "revisions know who is asking",
+        CALLER,
+        {"(nullif(current_setting('request.jwt.claims', true), '')": "(auth.jwt()"},
+        OWNING + "test_who_is_asking_is_the_same_in_revisions",
     ),
     Row(
         "callers may use the schema",

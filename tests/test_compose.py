@@ -165,6 +165,30 @@ def test_the_service_may_do_no_more_than_in_production(project: Project) -> None
     assert int(grace_period) < int(stopping.removesuffix("s"))
 
 
+@pytest.mark.parametrize("pooler", POOLERS)
+@pytest.mark.parametrize("auth", ["none", "supabase"])
+def test_the_service_gets_every_variable_that_it_has_to_have(
+    tmp_path: Path, pooler: str, auth: str
+) -> None:
+    """Or Compose says which is missing. Of what is no secret, the command above makes up nothing."""
+    project = bake(tmp_path, pooler=pooler, auth=auth)
+    [settings] = project.path.glob("src/*/settings.py")
+    fields = re.findall(r"^    ([a-z_]+): \w+$", settings.read_text(), re.MULTILINE)
+    assert ("supabase_url" in fields) == (auth == "supabase")
+    variables = {name: f"{name}'s" for name in required(project)}
+    services = compose(project, **variables)["services"]
+    for name in ("migrate", "service"):
+        given = services[name]["environment"]
+        assert given.keys() >= {field.upper() for field in fields}
+        if auth == "supabase":
+            assert given["SUPABASE_URL"] == "SUPABASE_URL's"
+            assert given["SUPABASE_JWKS_URL"] == ""  # as if it were not set
+        else:
+            assert "SUPABASE_URL" not in variables
+    assert generate(project).returncode == 0
+    assert "SUPABASE_URL" not in assignments(project.path / ".env")
+
+
 def required(project: Project) -> list[str]:
     """The variables without which compose.yaml refuses to run."""
     return re.findall(r"\$\{(\w+):\?", (project.path / "compose.yaml").read_text())
@@ -316,8 +340,8 @@ def psql(service: Project, url: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.fixture(scope="module")
-def database_url(service: Project) -> Iterator[str]:
+@contextmanager
+def prepared(service: Project) -> Iterator[str]:
     """A PostgreSQL on which postgres.sql has run, as the service's own role."""
     with devstack(service) as stack:
         script = str(service.path / "compose" / "postgres.sql")
@@ -325,6 +349,12 @@ def database_url(service: Project) -> Iterator[str]:
         assert result.returncode == 0, result.stderr
         port = urlsplit(stack["database_url"]).port
         yield f"postgresql://service:{PASSWORD}@127.0.0.1:{port}/service"
+
+
+@pytest.fixture(scope="module")
+def database_url(service: Project) -> Iterator[str]:
+    with prepared(service) as url:
+        yield url
 
 
 def test_the_role_owns_its_database_and_nothing_else(service: Project, database_url: str) -> None:
@@ -468,11 +498,36 @@ def test_migrations_and_tests_work_with_that_role_and_that_pooler(
         }
         service.check("orders-api", "migrate", **urls)
         own = {"TEST_DATABASE_URL": database_url, "TEST_POOLER_URL": url}
-        suites = ("tests/migrations", "tests/pooler/test_control.py")
+        suites = ("tests/migrations/test_migrations.py", "tests/pooler/test_control.py")
         told = service.check("pytest", "-q", *suites, **own)
         assert re.search(r"\d+ passed", told)
         # The control did not find this pooler too kind.
         assert "skipped" not in told
+
+
+def test_callers_are_let_in_with_that_role(auth_service: Project, pgbouncer: Project) -> None:
+    """Which may not create the role `authenticated`, and does not rise above row-level security."""
+    with (
+        prepared(auth_service) as database_url,
+        pooling(auth_service, pgbouncer, database_url) as (_, url),
+    ):
+        urls = {
+            "DATABASE_URL": f"{url}?sslmode=disable",
+            "DATABASE_MIGRATION_URL": f"{database_url}?sslmode=disable",
+            "SUPABASE_URL": "https://example.supabase.co",
+        }
+        auth_service.check("orders-api", "migrate", **urls)
+        own = {"TEST_DATABASE_URL": database_url, "TEST_POOLER_URL": url}
+        told = auth_service.check("pytest", "-q", "tests/auth/test_notes.py", **own)
+        assert re.search(r"\d+ passed", told)
+        sql = (
+            "SELECT rolsuper, rolbypassrls, pg_has_role(oid, 'authenticated', 'SET'),"
+            " pg_has_role(oid, 'authenticated', 'USAGE') FROM pg_roles WHERE rolname = current_user"
+        )
+        told = psql(
+            auth_service, database_url, "--tuples-only", "--no-align", "--command", sql
+        ).stdout
+        assert told == "f|f|t|f\n"
 
 
 def test_pgbouncers_health_is_that_of_the_way_to_the_database(

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 from alembic import context
 from alembic.ddl.postgresql import PostgresqlImpl
+from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +24,8 @@ from {{ cookiecutter.package_name }}.settings import load_settings
 from migrations.data_api import keep_closed
 {%- endif %}
 
-LOCK = "{{ cookiecutter.package_name }} migrations"
+SERVICE = "{{ cookiecutter.package_name }}"
+LOCK = f"{SERVICE} migrations"
 
 log = logging.getLogger("alembic.env")
 
@@ -100,6 +102,24 @@ def search_schema(connection: Connection) -> None:
     cursor.execute("SELECT set_config('search_path', $1, true)", [schema])
 
 
+def sign(ctx: MigrationContext, *_: object, **__: object) -> None:
+    """With each revision, for `refuse_anothers`."""
+    assert ctx.connection
+    ctx.connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{SERVICE}'"))
+
+
+def refuse_anothers(connection: Connection) -> None:
+    """Two services would count their revisions, each 0001 and so on, in one table: to the second there
+    would be nothing to do, without its tables."""
+    signed = text("SELECT obj_description(to_regclass('alembic_version'), 'pg_class')")
+    if (service := connection.scalar(signed)) not in (None, SERVICE):
+        raise CommandError(
+            f"{service} has migrated this database: {SERVICE} needs a database, or a project, of its "
+            "own. (If the two are one service, which has a new name: COMMENT ON TABLE alembic_version "
+            "IS NULL.)"
+        )
+
+
 def migrate(connection: Connection) -> None:
     if schema is not None:
         connection.dialect.default_schema_name = schema
@@ -112,6 +132,7 @@ def migrate(connection: Connection) -> None:
         include_name=is_ours,
         include_object=is_compared,
         compare_server_default=True,
+        on_version_apply=sign,
         process_revision_directives=leave_out_nothing,
         # By name: not what a constraint says.
         autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
@@ -127,6 +148,7 @@ def migrate(connection: Connection) -> None:
             # A statement that waits would hold up a CREATE INDEX CONCURRENTLY of the other's.
             while not connection.scalar(lock):
                 time.sleep(0.2)
+        refuse_anothers(connection)
 {%- if cookiecutter.__supabase %}
         keep_closed(context.get_context())
 {%- endif %}

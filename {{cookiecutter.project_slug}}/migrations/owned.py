@@ -5,7 +5,9 @@ They have run somewhere, so what is here stays as it is: what a new revision nee
 
 from alembic import op
 
-from {{ cookiecutter.package_name }}.database.caller import CALLER_ID
+# Who is asking, as database/caller.py has it. By itself: with another one there, revisions that have run
+# would say what they did not do.
+CALLER_ID = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
 
 # The role of every caller. It is Supabase's own; elsewhere it is made, by whoever is first: it is the
 # server's, not the database's. WITH INHERIT FALSE: a transaction that knows no caller has no rights of
@@ -49,12 +51,23 @@ EXCEPTION WHEN insufficient_privilege THEN
 END $$
 """
 
+# What Supabase grants by default. TRUNCATE asks no policy.
+TAKE_AWAY = """
+DO $$ BEGIN
+    REVOKE ALL ON {table} FROM PUBLIC, authenticated;
+    IF to_regrole('anon') IS NOT NULL THEN
+        REVOKE ALL ON {table} FROM anon;
+    END IF;
+END $$
+"""
+
 
 def owner_only(table: str, *, writable: str) -> None:
     """Show a table's rows to their owner only, who may read and delete them, and write the columns
     `writable`: `"title, text"`. The table has `owner_id`, whose default is the caller."""
     owned = f"owner_id = (SELECT {CALLER_ID})"  # SELECT: asked once, not for each row
     op.execute(LET_CALLERS_IN)
+    op.execute(TAKE_AWAY.format(table=table))
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")  # for the table's owner too
     op.execute(

@@ -7,9 +7,7 @@ Revises: 0001
 import sqlalchemy as sa
 from alembic import op
 
-from {{ cookiecutter.package_name }}.database.caller import CALLER_ID
-
-from migrations.owned import owner_only
+from migrations.owned import CALLER_ID, owner_only
 
 revision: str = "0002"
 down_revision: str | None = "0001"

@@ -22,6 +22,7 @@ from {{ cookiecutter.package_name }}.database.caller import CALLER_ID
 
 import devstack
 from devstack.issuer import USERS
+from migrations.owned import CALLER_ID as IN_REVISIONS
 from migrations.owned import LET_CALLERS_IN
 from tests.support import ROOT, Database, connect
 
@@ -56,7 +57,7 @@ async def admin(cluster: str) -> AsyncIterator[asyncpg.Connection]:
         yield admin
         for name in ("one", "two"):
             await admin.execute(f"DROP DATABASE IF EXISTS {name}")
-        for name in ("login", "other", "authenticated"):
+        for name in ("login", "other", "authenticated", "anon"):
             await admin.execute(f"DROP ROLE IF EXISTS {name}")
 
 
@@ -238,17 +239,56 @@ async def test_two_databases_make_the_role_at_once(
         await waiting
 
 
+async def test_what_was_granted_before_is_taken_away(
+    config: Config, admin: asyncpg.Connection, cluster: str
+) -> None:
+    """By Supabase's defaults, to a table that was made by hand: TRUNCATE asks no policy."""
+    await admin.execute("CREATE ROLE anon NOLOGIN; CREATE ROLE authenticated NOLOGIN NOINHERIT")
+    await admin.execute("GRANT authenticated TO login")
+    granted = 'op.execute("GRANT ALL ON t TO anon, authenticated, PUBLIC")\n    owner_only('
+    file = Path(config.get_main_option("script_location") or "") / "versions" / "1.py"
+    file.write_text(REVISION.replace("owner_only(", granted))
+    await asyncio.to_thread(command.upgrade, config, "head")
+    query = """
+        SELECT rolname, string_agg(privilege, ' ' ORDER BY privilege) FILTER (
+            WHERE has_table_privilege(rolname, 't', privilege)
+        ) FROM pg_roles, unnest($1::text[]) AS privilege
+        WHERE rolname IN ('anon', 'authenticated') GROUP BY rolname ORDER BY rolname
+    """
+    privileges = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
+    async with connect(as_role(cluster, "login")) as connection:
+        found = [tuple(row) for row in await connection.fetch(query, privileges)]
+    assert found == [("anon", None), ("authenticated", "DELETE SELECT")]
+
+
+def test_who_is_asking_is_the_same_in_revisions() -> None:
+    """They have it by themselves. Where another one is wanted, a new revision alters each policy and
+    each default, and has a text of its own."""
+    assert IN_REVISIONS == CALLER_ID
+
+
 async def test_no_table_of_owners_is_open(database: Database) -> None:
-    """A revision that forgets `owner_only()` would show every row to whoever may read the table."""
+    """A revision that forgets `owner_only()` would show every row to whoever may read the table, and so
+    would a policy that is not about owners. (A restrictive one may be: it takes away.)"""
     owned = [
         it.name for it in Base.metadata.tables.values() if it.schema is None and "owner_id" in it.c
     ]
     query = (
         "SELECT relname FROM pg_class WHERE relnamespace = $1::regnamespace AND relname = ANY ($2)"
         " AND relrowsecurity AND relforcerowsecurity AND NOT EXISTS"
-        " (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polroles = '{0}')"  # PUBLIC
+        " (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polpermissive"
+        " AND (polroles = '{0}'"  # PUBLIC
+        " OR $3 <> ANY (ARRAY[pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)])))"
     )
     async with connect(database.url) as connection:
-        closed = await connection.fetch(query, database.schema or "public", owned)
+        await connection.execute(
+            "CREATE TEMP TABLE test_owned (owner_id uuid);"
+            f"CREATE POLICY own ON test_owned USING (owner_id = (SELECT {CALLER_ID}))"
+        )
+        printed = await connection.fetchval(
+            "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+            " WHERE polrelid = 'test_owned'::regclass"
+        )
+        closed = await connection.fetch(query, database.schema or "public", owned, printed)
     open_ = set(owned) - {row["relname"] for row in closed}
     assert not open_, f"the revision that creates {open_} has to call migrations.owned.owner_only()"

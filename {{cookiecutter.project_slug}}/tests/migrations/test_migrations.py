@@ -307,6 +307,23 @@ async def test_what_alembic_does_not_say(other: Config) -> None:
         await asyncio.to_thread(command.upgrade, other, "head")
 
 
+@pytest.mark.parametrize("config", ["directly"], indirect=True)
+async def test_the_database_of_another_service_is_refused(other: Config, empty: Database) -> None:
+    """Its revisions have the same names: this one's would not run, without a word."""
+    revise(other, "1", None)
+    await asyncio.to_thread(command.upgrade, other, "head")
+    await asyncio.to_thread(command.downgrade, other, "base")
+    env = Path(other.get_main_option("script_location") or "") / "env.py"
+    env.write_text(env.read_text().replace("SERVICE = ", 'SERVICE = "billing"  # '))
+    revise(other, "1", None, "CREATE TABLE test_t (a text)")
+    with pytest.raises(CommandError, match="has migrated this database: billing needs"):
+        await asyncio.to_thread(command.upgrade, other, "head")
+    async with connect(empty.url) as connection:
+        await connection.execute(f"COMMENT ON TABLE {empty.scratch}.alembic_version IS NULL")
+    await asyncio.to_thread(command.upgrade, other, "head")
+    assert "test_t" in await _tables(empty, empty.scratch)
+
+
 async def test_an_index_is_built_outside_the_transaction(other: Config, empty: Database) -> None:
     """And what comes before and after it is stored once."""
     table = f"{empty.schema or 'public'}.test_t"
