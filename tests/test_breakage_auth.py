@@ -550,7 +550,7 @@ OWNER_ROWS = [
     Row(
         "callers write the columns that are named",
         OWNED,
-        {"INSERT ({writable}), UPDATE ({writable})": "INSERT, UPDATE"},
+        {"INSERT ({columns}), UPDATE ({columns})": "INSERT, UPDATE"},
         OWNING + "test_a_caller_writes_only_what_is_granted",
     ),
     Row(

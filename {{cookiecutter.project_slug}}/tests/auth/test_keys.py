@@ -400,7 +400,7 @@ async def test_nothing_is_pending_when_the_service_ends(settings: Settings) -> N
 
 
 def _fetching() -> list[str]:
-    return [it for it in map(repr, asyncio.all_tasks()) if "Keys._fetch" in it]
+    return [it for it in map(repr, asyncio.all_tasks()) if "Keys._refresh" in it]
 
 
 async def test_doctor_says_whether_tokens_can_be_verified(settings: Settings) -> None:

@@ -30,13 +30,13 @@ async def _examined(url: str, *arguments: str) -> subprocess.CompletedProcess[st
 async def test_doctor_finds_no_fault_but_the_role(
     database: Database, servers_are_ours: None
 ) -> None:
-    """Which is a superuser."""
+    """Which is a superuser.{{ " (And there is no issuer here.)" if cookiecutter.auth == "supabase" }}"""
     result = await _examined(database.pooler_url)
     assert result.returncode == {{ 2 if cookiecutter.auth == 'supabase' else 1 }}, result.stdout + result.stderr
     assert re.search(r"^ok +pooler +PgBouncer in transaction mode", result.stdout, re.MULTILINE)
     assert re.search(r"^ok +statements .*no names", result.stdout, re.MULTILINE)
     assert re.search(r"^ok +schema ", result.stdout, re.MULTILINE)
-    assert result.stdout.endswith("{{ '1 failure\\n0 warnings' if cookiecutter.auth == 'supabase' else '0 failures\\n1 warning' }}\n")
+    assert result.stdout.endswith("{{ '2 failures\\n0 warnings' if cookiecutter.auth == 'supabase' else '0 failures\\n1 warning' }}\n")
 
 
 async def test_its_json_is_as_documented(database: Database, servers_are_ours: None) -> None:
