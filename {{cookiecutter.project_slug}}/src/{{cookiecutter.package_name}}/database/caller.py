@@ -5,6 +5,8 @@ a session (`false` instead of `true`) they would stay on the pooler's server con
 comes next.
 """
 
+from __future__ import annotations
+
 import json
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -100,7 +102,7 @@ class CallerConnection(Connection):
 class UserSession(Transaction):
     """A transaction in which PostgreSQL knows the caller: one only, never AUTOCOMMIT."""
 
-    def __init__(self, sessions: "UserSessions", caller: Caller) -> None:
+    def __init__(self, sessions: UserSessions, caller: Caller) -> None:
         super().__init__(sessions.engine.execution_options(caller=caller))
 
 
