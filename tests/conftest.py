@@ -27,6 +27,11 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     return (yield) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole suites first, and the many short ones last: nobody is left alone with what takes minutes."""
+    items.sort(key=lambda it: it.path.stem.startswith("test_breakage"))
+
+
 @dataclass(frozen=True)
 class Project:
     """A generated project."""

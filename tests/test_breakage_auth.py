@@ -96,7 +96,12 @@ ROWS = [
     Row(
         "a caller also on the connection after one that was lost",
         CALLER,
-        {"    if caller is None:": "    if caller is None or connection.invalidated:"},
+        {
+            "def _tell(": "TOLD: list[Caller | None] = []\n\n\ndef _tell(",
+            "    if caller is None:": (
+                "    TOLD.append(caller)\n    if caller is None or TOLD.count(caller) > 1:"
+            ),
+        },
         CALLING + "test_who_loses_a_connection_goes_on_as_the_caller",
     ),
     Row(

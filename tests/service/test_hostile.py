@@ -135,7 +135,8 @@ async def test_a_trailer_is_no_header() -> None:
         await asyncio.sleep(0.01)
     address = server.servers[0].sockets[0].getsockname()
     _, writer = await asyncio.open_connection(*address)
-    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nAuthorization: b\r\n\r\n")
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"1\r\na\r\n0\r\nAuthorization: b\r\n\r\n")
     async with asyncio.timeout(10):
         assert await seen == [b"host", b"transfer-encoding"]
     writer.close()
