@@ -29,7 +29,13 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole suites first, and the many short ones last: nobody is left alone with what takes minutes."""
-    items.sort(key=lambda it: it.path.stem.startswith("test_breakage"))
+
+    def place(item: pytest.Item) -> int:
+        if "suite" in item.name or "workflow" in item.name:
+            return 0
+        return 2 if item.path.stem.startswith("test_breakage") else 1
+
+    items.sort(key=place)
 
 
 @dataclass(frozen=True)
