@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
-from sqlalchemy import insert, text
+from sqlalchemy import BigInteger, cast, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -144,6 +144,10 @@ async def counting(
         async def user(session: UserSessionDep) -> None:
             await session.execute(text("SELECT 1"))
 
+        @app.post("/test/sealed")
+        async def sealed(session: UserSessionDep) -> None:
+            await session.execute(select(cast(func.count(), BigInteger)))
+
         @app.post("/test/nothing")
         async def nothing(session: UserSessionDep) -> None: ...
 
@@ -171,9 +175,10 @@ async def test_a_callers_transaction_costs_no_more_trips(
         assert (await client.post(path)).status_code == 200
         return proxy.trips - before
 
-    await trips("/test/user")  # opens the connection
+    await trips("/test/sealed")  # opens the connection, and describes the statement
     for _ in range(3):
         assert await trips("/test/nothing") == 0
         assert await trips("/test/service") == 4
         assert await trips("/test/user") == 4
+        assert await trips("/test/sealed") == 3
         assert await trips("/test/twice") == 8
