@@ -178,7 +178,7 @@ def devstack(service: Project, *settings: str) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="session")
 def given(service: Project) -> Iterator[dict[str, str]]:
     """Variables with which `run_copied` starts no servers: they run already, as the suite has its own."""
-    with devstack(service, "server_round_robin=1", "default_pool_size=3") as urls:
+    with devstack(service, "server_round_robin=1", "default_pool_size=3", "login=yes") as urls:
         given = {f"GIVEN_{name.upper()}": url for name, url in urls.items()}
         yield given | {"PYTEST_ADDOPTS": f"-p tests.{OWN_TESTS.name}.given_servers"}
 
