@@ -7,9 +7,13 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Column, Integer, Table, make_url
+from sqlalchemy import Column, Integer, Table, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.database.base import Base
+from {{ cookiecutter.package_name }}.database.report import log_failure
 
 import devstack
 from tests.migrations.test_migrations import config, empty, other, revise
@@ -74,6 +78,20 @@ async def test_what_was_granted_stays_as_it_is(
         await asyncio.to_thread(command.upgrade, other, "head")
     async with connect(empty.url) as admin:
         assert not await admin.fetch(MAY, login, ["test_given"])
+
+
+async def test_the_log_says_what_was_refused(
+    engine: AsyncEngine, database: Database, things: str
+) -> None:
+    """A GRANT that is missing, or a caller who was forgotten: SQLSTATE 42501 does not say of what."""
+    async with connect(database.url) as admin:
+        await admin.execute(f"REVOKE ALL ON {things} FROM {make_url(database.pooler_url).username}")
+    with pytest.raises(DBAPIError) as refusal:
+        async with engine.connect() as connection:
+            await connection.execute(text(f"SELECT id FROM {things}"))
+    with capture_logs() as lines:
+        log_failure(refusal.value)
+    assert lines[0]["hint"] == "permission denied for table things"
 
 
 async def test_the_login_of_dev_is_an_ordinary_one() -> None:
