@@ -62,6 +62,7 @@ STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
 MIGRATIONS = "tests/migrations/test_migrations.py::"
+LOGGED_IN = "tests/migrations/test_login.py::"
 TUNED = "tests/pooler/test_tune.py::"
 TUNING = "tests/service/test_tune.py::"
 CHOOSING = "tests/service/test_sizing.py::"
@@ -456,6 +457,63 @@ ROWS = [
         "migrations/env.py",
         {"        include_object=is_compared,\n": ""},
         MIGRATIONS + "test_what_no_model_knows_is_left_alone",
+    ),
+    Row(
+        "a login with no more rights than production's",
+        "devstack/login.py",
+        {"NOSUPERUSER NOBYPASSRLS": "SUPERUSER"},
+        LOGGED_IN + "test_the_login_of_dev_is_an_ordinary_one",
+    ),
+    Row(
+        "an ordinary login also where it was none before",
+        "devstack/login.py",
+        {"NOSUPERUSER NOBYPASSRLS": ""},
+        LOGGED_IN + "test_the_login_of_dev_is_an_ordinary_one",
+    ),
+    Row(
+        "the login's rights to the tables of models",
+        "migrations/env.py",
+        {"        let_login_in(connection, user)\n": ""},
+        LOGGED_IN + "test_it_may_use_the_tables_of_models",
+    ),
+    Row(
+        "the login's right to a table's numbers",
+        "migrations/login.py",
+        {"WHEN relkind = 'S' THEN NOT has": "WHEN relkind = 'S' THEN false AND NOT has"},
+        LOGGED_IN + "test_it_may_use_the_tables_of_models",
+    ),
+    Row(
+        "the login's rights through Supavisor",
+        "migrations/login.py",
+        {'(user or "").rpartition(".")[0]': '""'},
+        LOGGED_IN + "test_it_may_use_the_tables_of_models",
+    ),
+    Row(
+        "no right of the login's to a table with policies",
+        "migrations/login.py",
+        {" AND NOT relrowsecurity": ""},
+        LOGGED_IN + "test_it_may_use_the_tables_of_models",
+    ),
+    Row(
+        "the login's right to what no model has",
+        "migrations/login.py",
+        {"*_asked_for, ": ""},
+        LOGGED_IN + "test_it_may_use_the_tables_of_models",
+    ),
+    Row(
+        "the login's rights as a revision says",
+        "migrations/login.py",
+        {
+            "            AND NOT has_any_column_privilege(CAST(:login AS name), oid, "
+            "'SELECT, INSERT, UPDATE')\n": ""
+        },
+        LOGGED_IN + "test_what_was_granted_stays_as_it_is",
+    ),
+    Row(
+        "what was refused, in the log",
+        REPORT,
+        {'        place["hint"] = denied[0]\n': "        pass\n"},
+        LOGGED_IN + "test_the_log_says_what_was_refused",
     ),
     Row(
         "no empty revision",

@@ -529,6 +529,17 @@ OWNER_ROWS = [
         OWNING + "test_no_table_of_owners_is_open",
     ),
     Row(
+        "no row for a route that forgets who is asking",
+        OWNED,
+        {
+            "    op.execute(TAKE_AWAY.format(table=table))\n": (
+                '    op.execute(f"GRANT SELECT ON {table} TO service")\n'
+                '    op.execute(f"CREATE POLICY all_rows ON {table} TO service USING (true)")\n'
+            )
+        },
+        NOTED + "test_who_forgets_the_caller_is_refused",
+    ),
+    Row(
         "what was granted before is taken away",
         OWNED,
         {"    op.execute(TAKE_AWAY.format(table=table))\n": ""},

@@ -27,6 +27,7 @@ NAMES = ("test_new", "test_given", "test_owned")
 CREATED = (
     *(f"CREATE TABLE {name} (id serial PRIMARY KEY)" for name in (*NAMES, "test_unknown")),
     "ALTER TABLE test_owned ENABLE ROW LEVEL SECURITY",
+    "CREATE VIEW test_view AS SELECT 1 AS id",
 )
 MAY = """
     SELECT name, privilege FROM unnest($2::text[]) AS name,
@@ -52,14 +53,16 @@ async def test_it_may_use_the_tables_of_models(
     project in them."""
     login = make_url(empty.pooler_url)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{login.username}{project}:p@127.0.0.1:1/d")
-    revise(other, "1", None, *CREATED)
+    file = revise(other, "1", None, *CREATED)
+    asked = "import grant_login\ndef upgrade():\n    grant_login('SELECT ON test_view')"
+    file.write_text(file.read_text().replace("def upgrade():", f"from migrations.login {asked}"))
     await asyncio.to_thread(command.upgrade, other, "head")
-    names = [*NAMES, "test_unknown", "alembic_version"]
+    names = [*NAMES, "test_unknown", "test_view", "alembic_version"]
     async with connect(empty.url) as admin:
         found = {tuple(row) for row in await admin.fetch(MAY, login.username, names)}
     used = {("test_new", it) for it in ("SELECT", "INSERT", "UPDATE", "DELETE")}
     given = {("test_given", it) for _, it in used}
-    assert found == {*used, *given, ("alembic_version", "SELECT")}
+    assert found == {*used, *given, ("test_view", "SELECT"), ("alembic_version", "SELECT")}
     own = make_url(empty.url).set(username=login.username, password=login.password)
     async with connect(own.render_as_string(hide_password=False)) as service:
         assert await service.fetchval("INSERT INTO test_new DEFAULT VALUES RETURNING id") == 1
