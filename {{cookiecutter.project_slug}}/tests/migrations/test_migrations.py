@@ -53,12 +53,15 @@ async def empty(database: Database) -> AsyncIterator[Database]:
     ours = database.schema is None
     async with connect(database.url) as connection:
         await connection.execute(f"CREATE {'DATABASE' if ours else 'SCHEMA'} {name}")
-        if ours:  # the service's, which has to migrate it through the pooler
-            login = make_url(database.pooler_url).username
-            await connection.execute(f"ALTER DATABASE {name} OWNER TO {login}")
+        if ours:
             urls = (database.url, database.pooler_url)
             new = [make_url(url).set(database=name) for url in urls]
             url, pooler_url = (it.render_as_string(hide_password=False) for it in new)
+            # The service's, which migrates it through the pooler.
+            login = new[1].username
+            await connection.execute(f"ALTER DATABASE {name} OWNER TO {login}")
+            async with connect(url) as inside:
+                await inside.execute(f"ALTER SCHEMA public OWNER TO {login}")
             yield Database(url, pooler_url, schema=None, scratch="public")
         else:
             yield replace(database, schema=name, scratch=name)
