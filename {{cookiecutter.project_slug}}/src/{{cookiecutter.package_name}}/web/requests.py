@@ -34,10 +34,8 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status, ended = (
-            500,
-            False,
-        )  # of one that raises, the answer is sent by who is outside of this
+        # 500: of one that raises, the answer is sent by who is outside of this.
+        status, ended = 500, False
 
         async def watched(message: Message) -> None:
             nonlocal status, ended
