@@ -773,7 +773,7 @@ ROWS = [
     Row(
         "a hint at IPv6",
         CONNECT,
-        {"if _SUPABASE_DIRECT.fullmatch(host):": "if False:"},
+        {"if _SUPABASE_DIRECT.fullmatch(host) else": "if False else"},
         CONNECTING + "test_a_host_that_has_only_ipv6",
     ),
     Row(
@@ -1903,9 +1903,7 @@ ROWS = [
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
-        {
-            "_timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result": "result"
-        },
+        {"timed(self, result) if asyncio.iscoroutine(result) else result": "result"},
         METERED + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(

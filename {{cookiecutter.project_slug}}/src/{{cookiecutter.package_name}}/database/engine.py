@@ -78,9 +78,11 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def open_engine(
+    settings: Settings, *, migrations: bool = False
+) -> AsyncIterator[AsyncEngine]:
     """Make the engine, and dispose of it. Its connections can't be used in another event loop."""
-    engine = create_engine(settings)
+    engine = create_engine(settings, migrations=migrations)
     try:
         yield engine
     finally:
