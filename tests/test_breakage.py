@@ -1281,13 +1281,13 @@ ROWS = [
     Row(
         "variables of other clients: a password",
         URL,
-        {'"password": "", ': ""},
+        {'        connect_args["password"] = ""\n': "        pass\n"},
         SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
         "variables of other clients: which server",
         URL,
-        {'"target_session_attrs": "any", ': ""},
+        {'    connect_args["target_session_attrs"] = "any"\n': ""},
         SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(

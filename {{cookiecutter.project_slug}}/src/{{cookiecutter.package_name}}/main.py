@@ -115,7 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLimit,
         limit=connections * settings.requests_per_connection,
         connections=connections,
-        exempt=frozenset(("/livez", "/readyz", "/metrics")),
+        exempt={"/livez", "/readyz", "/metrics"},
         refused=Counter(
             "http_requests_refused", "Requests refused at the limit.", registry=registry
         ),

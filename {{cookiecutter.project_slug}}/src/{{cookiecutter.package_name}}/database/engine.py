@@ -33,11 +33,8 @@ _READ_ONLY = "25006"
 
 
 def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngine:
-    """Make the engine. It connects when it is first used; the caller disposes of it.
-
-    `migrations`: connect to `DATABASE_MIGRATION_URL`, keep no connection and let statements take as
-    long as they need.
-    """
+    """Make the engine. It connects when it is first used; the caller disposes of it. With `migrations` it
+    is for `DATABASE_MIGRATION_URL`, keeps no connection and lets statements take as long as they need."""
     target = settings.database_url
     if migrations and settings.database_migration_url is not None:
         target = settings.database_migration_url

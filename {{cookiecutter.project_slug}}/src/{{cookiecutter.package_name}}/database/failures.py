@@ -123,10 +123,8 @@ def classify_answer(error: BaseException | None) -> Failure | None:
 
 
 def pooler_words(error: BaseException) -> str | None:
-    """What a pooler calls its refusal, such as `EMAXCONN` or `query_wait_timeout`.
-
-    None for an error of anybody else: its text may hold people's data, and these words never do.
-    """
+    """What a pooler calls its refusal, such as `EMAXCONN` or `query_wait_timeout`. None for an error of
+    anybody else: its text may hold people's data, and these words never do."""
     return _pooler(error)[0]
 
 

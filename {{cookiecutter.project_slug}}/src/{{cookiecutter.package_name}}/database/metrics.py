@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from {{ cookiecutter.package_name }}.database.failures import all_broke
+from {{ cookiecutter.package_name }}.database.failures import Failure, all_broke
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Seconds that a connection may be held without a statement before the log says so. A choice: no
@@ -54,15 +54,17 @@ _use_time = _histogram("use_time", "From the checkout of a connection to its ret
 _closed = _counter(
     "closed", "Connections closed. surplus: overflow, or a pool that keeps none.", ["reason"]
 )
-# Prometheus does not see a counter grow that begins with 1.
-for _reason in ("recycled", "ping_failed", "server_closed", "failure", "surplus"):
-    _closed.labels(_reason)
 failures = Counter(
     "db_client_failures",
     "Failures of the database, by kind and by a pooler's word for it.",
     ["failure", "pooler"],
     registry=METRICS,
 )
+# Prometheus does not see a counter grow that begins with 1.
+for _reason in ("recycled", "ping_failed", "server_closed", "failure", "surplus"):
+    _closed.labels(_reason)
+for _kind in Failure:
+    failures.labels(_kind.name.lower(), "")
 
 log = structlog.get_logger()
 _tracer = trace.get_tracer(__name__)

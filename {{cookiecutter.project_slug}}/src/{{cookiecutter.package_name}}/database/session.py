@@ -125,12 +125,9 @@ class Transaction(AsyncSession):
 
 
 class Sessions:
-    """Makes sessions.
-
-    `async with sessions.begin() as session:` is one transaction: it takes a connection at the first
-    statement and not before, commits at the end, and rolls back on any error. After that the session
-    can't be used again.
-    """
+    """Makes sessions: `async with sessions.begin() as session:` is one transaction. It takes a connection
+    at the first statement and not before, commits at the end, and rolls back on any error. After that
+    the session can't be used again."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

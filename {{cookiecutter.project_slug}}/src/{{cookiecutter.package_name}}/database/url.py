@@ -107,11 +107,8 @@ class DatabaseURL:
 
 
 def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
-    """Take a libpq-style connection string apart, and verify the server with a CA file if there is one.
-
-    Raises:
-        ValueError: the problem and the fix, never the password.
-    """
+    """Take a libpq-style connection string apart; with a CA file, the server is verified. A `ValueError`
+    says the problem and the fix, and never the password."""
     scheme, separator, rest = _unwrap(text).partition("://")
     if not separator:
         raise ValueError(f"it is not a URL. {_EXPECTED}")
@@ -134,17 +131,17 @@ def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
     user = parts["user"] or _process_user()
     url = URL.create(
         "postgresql+asyncpg",
-        username=parts["user"] or None,
+        username=user,
         password=parts["password"] or None,
         host=host,
         port=_number("its port", port or "5432", 65535),
-        database=parts["dbname"] or None,
+        database=parts["dbname"] or user,
     )
-    # What asyncpg would look for elsewhere, unless the URL has it.
-    defaults: dict[str, Any] = {"user": user, "password": "", "database": user}
-    defaults |= {"target_session_attrs": "any", "krbsrvname": "postgres", "gsslib": "gssapi"}
-    given = url.translate_connect_args(username="user")
-    connect_args = {name: value for name, value in defaults.items() if name not in given}
+    # What asyncpg would look for elsewhere.
+    connect_args: dict[str, Any] = {"krbsrvname": "postgres", "gsslib": "gssapi"}
+    connect_args["target_session_attrs"] = "any"
+    if not url.password:
+        connect_args["password"] = ""
     application = query.get("application_name") or query.get("fallback_application_name")
     settings = {"application_name": application, "options": query.get("options")}
     connect_args["server_settings"] = {name: value for name, value in settings.items() if value}
