@@ -36,8 +36,8 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
     """Make the engine. It connects when it is first used; the caller disposes of it. With `migrations` it
     is for `DATABASE_MIGRATION_URL`, keeps no connection and lets statements take as long as they need."""
     target = settings.database_url
-    if migrations and settings.database_migration_url is not None:
-        target = settings.database_migration_url
+    if migrations:
+        target = settings.database_migration_url or target
     connect_args = {
         "async_creator_fn": Connector(),
         "connection_class": Connection,

@@ -145,10 +145,9 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
     return _respond(422, "The request does not fit the schema.", errors=errors)
 
 
-def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
+def _database_error(error: BaseException) -> SQLAlchemyError | None:
     """The failure of the database that an error is, holds or was raised from."""
-    found = related(error) if error else []
-    return next((it for it in found if isinstance(it, SQLAlchemyError)), None)
+    return next((it for it in related(error) if isinstance(it, SQLAlchemyError)), None)
 
 
 async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> JSONResponse:
@@ -166,8 +165,8 @@ def _answer(failure: Failure) -> JSONResponse:
 
 async def _group(connection: HTTPConnection, errors: ExceptionGroup) -> JSONResponse:
     """What a `TaskGroup` raises: a failure of the database, if it is nothing else."""
-    failures, others = errors.split(SQLAlchemyError)
-    error = _database_error(failures)
+    _, others = errors.split(SQLAlchemyError)
+    error = _database_error(errors)
     if error is None or others is not None:
         raise errors
     return await _database(connection, error)
@@ -202,13 +201,15 @@ class _WebSocketFailures:
             if failed is None:
                 raise
             failure = log_failure(failed)
+            if error is not failed:  # a defect, raised from it
+                failure = Failure.UNKNOWN
             with suppress(RuntimeError, WebSocketDisconnect):  # it may be closed already
                 early = websocket.application_state is WebSocketState.CONNECTING
                 if early and "websocket.http.response" in scope.get("extensions", {}):
                     await websocket.send_denial_response(_answer(failure))
                 else:
                     await websocket.close(1011)
-            if failure is Failure.UNKNOWN or error is not failed:
+            if failure is Failure.UNKNOWN:
                 raise
 
 
