@@ -482,6 +482,12 @@ ROWS = [
         MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),
     Row(
+        "no unknown field in a change",
+        "src/{package}/items/schemas.py",
+        {'@with_config(extra="forbid")\n': ""},
+        "tests/api/test_items.py::test_what_can_not_be_stored_is_a_422",
+    ),
+    Row(
         "what a schema that is too old needs",
         REPORT,
         {'_NOT_MIGRATED = ("42703", "42P01")': "_NOT_MIGRATED = ()"},
