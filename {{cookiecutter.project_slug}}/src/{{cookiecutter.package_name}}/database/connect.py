@@ -54,11 +54,9 @@ class CantConnectError(ConnectionError):
 
 
 class Connector:
-    """Opens the connections of an engine, in the place of `asyncpg.connect`.
-
-    The first goes alone, and once it has succeeded two at a time follow: so two wrong logins are the
-    most that leave, whenever the password changes.
-    """
+    """Opens the connections of an engine, in the place of `asyncpg.connect`. The first goes alone, and once
+    it has succeeded two at a time follow: so two wrong logins are the most that leave, whenever the
+    password changes."""
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[asyncpg.Connection]] = set()

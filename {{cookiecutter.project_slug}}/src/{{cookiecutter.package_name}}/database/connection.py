@@ -80,11 +80,8 @@ class Connection(asyncpg.Connection):
         return super().transaction(**options)
 
     async def prepare(self, query: str, **options: Any) -> PreparedStatement[Any]:
-        """Prepare a statement, or give back the one that is kept.
-
-        What is kept is the description: asyncpg, with its cache off, sends the text again each time
-        that the statement runs, in the same message, so nothing depends on which backend answers.
-        """
+        """Prepare a statement, or give back the one that is kept. That is its description: asyncpg sends
+        the text again each time that it runs, as `database/engine.py` says."""
         # What is long is not remembered: a list of every length is a statement of its own.
         only = only_reads if len(query) <= _KEPT_LENGTH else only_reads.__wrapped__
         if self.lent_to == "reader" and not only(query):
