@@ -484,7 +484,7 @@ ROWS = [
     Row(
         "no unknown field in a change",
         "src/{package}/items/schemas.py",
-        {'@with_config(extra="forbid")\n': ""},
+        {'@with_config(ConfigDict(extra="forbid"))\n': ""},
         "tests/api/test_items.py::test_what_can_not_be_stored_is_a_422",
     ),
     Row(
