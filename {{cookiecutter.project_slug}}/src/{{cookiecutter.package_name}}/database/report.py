@@ -34,9 +34,6 @@ _REFUSED = re.compile(
     r"|new row violates row-level security policy .*"
 )
 
-for _kind in Failure:  # from 0: Prometheus does not see a counter grow that begins with 1
-    failures.labels(_kind.name.lower(), "")
-
 
 def hide_values(error: BaseException) -> None:
     """Replace the text of an error, if it may have values. `driver_exception.message` stays."""
