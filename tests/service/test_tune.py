@@ -202,7 +202,7 @@ async def test_without_a_pool_there_is_no_size(
 
 async def test_ctrl_c_keeps_what_was_learnt(database: Database, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    options = ("--hold", "5ms", "--concurrency", "8", "--seconds", "0.5", "--page", str(page))
+    options = ("--hold", "5ms", "--concurrency", "8", "--seconds", "0.1", "--page", str(page))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "orders_api", "tune", *options),
         cwd=tmp_path,

@@ -28,7 +28,7 @@ def draw(sizes: list[Size], choice: Size, limits: Limits, target: float) -> str:
     """The chart, as SVG: rates above, times below, against the pool's size."""
     chosen = choice.connections
     # Text stays text, in the page's font.
-    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "axes.grid": True}):
+    with mpl.rc_context({"svg.fonttype": "none", "axes.grid": True, "grid.color": "#e4e7ec"}):
         figure = Figure(figsize=(9, 6.5), layout="constrained")
         rate, wait = figure.subplots(2, 1, sharex=True)
         _curve(rate, sizes, "rate")
