@@ -10,8 +10,6 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
-from time import monotonic
 
 import asyncpg
 import uvloop
@@ -136,12 +134,7 @@ class Tuning:
                     # What a function does can't be seen. So the first time it can't write.
                     await connection.execute(text("SET TRANSACTION READ ONLY"))
                     await connection.execute(self.load.statement)
-            work = self.load.work(engine)
-            times: list[float] = []
-            while len(times) < IN_A_ROW or (len(times) < 100 and sum(times) < self.load.seconds):
-                begun = monotonic()
-                await work()
-                times.append(monotonic() - begun)
+            alone = await loads.measure(self.load.work(engine), 1, self.load.seconds)
         free = room["most"] - room["reserved"] - room["in_use"]
         self._tell(
             f"PostgreSQL has {_connections(free)} free: max_connections {room['most']}, {room['reserved']} reserved, "
@@ -149,7 +142,7 @@ class Tuning:
         )
         if free < 1:
             raise SystemExit(1)
-        return free, pooled, median(times)
+        return free, pooled, alone.p50
 
     async def _fill(self, free: int, pooled: bool) -> sizing.Limits:
         """Open as many connections as may be tried, and count the server connections behind them."""
@@ -167,6 +160,8 @@ class Tuning:
                 most, why = len(found), _reason(refusal)
             if pooled:
                 mode, held = await find_mode([await Client.of(it) for it in found])
+                if not held:
+                    raise SystemExit("The pooler has no server connection free: try again later.")
                 if held < most and mode == "transaction":
                     backends = held
                 elif held < most:
@@ -246,7 +241,8 @@ def run(
             runner.run(tuning.run())
         code = int(bool(tuning.stopped))
     except KeyboardInterrupt:
-        tuning.stopped = f"Stopped by Ctrl-C: {len(tuning.sizes)} sizes were tried."
+        tried = f"{len(tuning.sizes)} of {len(tuning.trials)}"
+        tuning.stopped = f"Stopped by Ctrl-C, after {tried} sizes."
         code = INTERRUPTED
     choice = tuning.choice
     if choice is None or tuning.limits is None:
