@@ -44,6 +44,9 @@ PLANS = {
     "16xl": 12000,
 }
 
+# What goes wrong with the manifests of an owner who writes them in another way.
+_UNLIKE_OURS = (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError)
+
 _POOL = ("database_pool_size", "database_max_overflow")
 
 
@@ -99,8 +102,8 @@ def plan_deployment(settings: Settings, options: Options, manifests: Path) -> De
         found = _read(manifests / "service", options.replicas)
     except FileNotFoundError:
         found = {"workers": 1, "surge": 1}
-    except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
-        found = {}  # they are an owner's, and otherwise than ours
+    except _UNLIKE_OURS:
+        found = {}
     for name in ("replicas", "workers", "surge"):
         if (given := getattr(options, name)) is not None:
             found[name] = given
