@@ -144,6 +144,7 @@ async def _turn(order: list[Client], met: dict[Client, set[int]]) -> str | None:
         await client.run("ROLLBACK")
         return None
     hold.cancel()
+    client.driver.terminate()  # or closing it would wait for an answer
     for it in holding[:1]:
         again = await asyncio.wait_for(it.hold(), PATIENCE)
         await it.run("ROLLBACK")
