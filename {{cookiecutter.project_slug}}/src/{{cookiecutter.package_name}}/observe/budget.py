@@ -13,8 +13,8 @@ from {{ cookiecutter.package_name }}.observe.findings import Finding, failure, o
 from {{ cookiecutter.package_name }}.observe.patient import Options, Patient
 from {{ cookiecutter.package_name }}.settings import Settings
 
-# What PostgreSQL has. A pooler's connections for this login ($1: there is one) are no others': they are
-# what serves us.
+# What PostgreSQL has, and what of it others use. With $1 a pooler's connections for this login are not
+# counted: they are what serves us.
 ROOM = """
     SELECT current_setting('max_connections')::int AS most,
         current_setting('superuser_reserved_connections')::int
@@ -140,8 +140,8 @@ def _read(manifests: Path, replicas: int | None) -> dict[str, int]:
 
 async def budget(it: Patient) -> AsyncIterator[Finding]:
     """Whether the pools of all processes fit into what the pooler, or PostgreSQL, takes."""
-    room = await it.clients[0].row(ROOM, it.mode != "direct")
-    told = f"max_connections {room['most']}, {room['in_use']} in use by others"
+    room = await it.clients[0].row(ROOM, False)
+    told = f"max_connections {room['most']}, {room['in_use']} in use"
     yield ok(told, max_connections=room["most"], in_use=room["in_use"])
     if it.settings.database_pool == "null":
         told = "DATABASE_POOL=null: as many connections as requests at once"
