@@ -178,8 +178,8 @@ ROWS = [
     ),
     Row(
         "doctor's eye for what callers may",
-        "src/{package}/observe/doctor.py",
-        {"privilege) OR coalesce(": "privilege) AND coalesce("},
+        "src/{package}/observe/server.py",
+        {", 'authenticated')": ")"},
         LOGGING_IN + "test_doctor_and_serve_say_nothing_of_one_that_is",
     ),
     Row(

@@ -23,8 +23,8 @@ from {{ cookiecutter.package_name }}.auth.dependencies import CallerDep
 from {{ cookiecutter.package_name }}.auth.keys import Keys
 from {{ cookiecutter.package_name }}.auth.tokens import verify
 from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.observe import doctor
-from {{ cookiecutter.package_name }}.observe.doctor import Options, Patient
+from {{ cookiecutter.package_name }}.observe.issuer import issuer as check_issuer
+from {{ cookiecutter.package_name }}.observe.patient import Options, Patient
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from devstack.issuer import Issuer, make_key, public, serve, serving
@@ -406,7 +406,7 @@ def _fetching() -> list[str]:
 async def test_doctor_says_whether_tokens_can_be_verified(settings: Settings) -> None:
     async def examined(url: str) -> tuple[str, str]:
         patient = Patient(settings.model_copy(update={"supabase_url": url}), Options(), stack)
-        [found] = [it async for it in doctor.issuer(patient)]
+        [found] = [it async for it in check_issuer(patient)]
         return found.level, found.observed
 
     issuer = Moody()
