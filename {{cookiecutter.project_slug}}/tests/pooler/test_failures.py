@@ -88,12 +88,14 @@ async def test_a_statement_that_the_server_cancels(engine: AsyncEngine) -> None:
 
 
 async def test_a_deadlock_and_a_serialization_failure(engine: AsyncEngine, things: str) -> None:
+    both = asyncio.Barrier(2)
+    lock = text("SELECT pg_advisory_xact_lock(hashtext(:table), :key)")
+
     async def move(first: int, second: int) -> None:
         async with engine.begin() as connection:
-            for key in (first, second):
-                lock = text("SELECT pg_advisory_xact_lock(hashtext(:table), :key)")
-                await connection.execute(lock, {"table": things, "key": key})
-                await asyncio.sleep(0.2)
+            await connection.execute(lock, {"table": things, "key": first})
+            await both.wait()
+            await connection.execute(lock, {"table": things, "key": second})
 
     outcomes = await asyncio.gather(move(1, 2), move(2, 1), return_exceptions=True)
     [deadlock] = [error for error in outcomes if isinstance(error, SQLAlchemyError)]

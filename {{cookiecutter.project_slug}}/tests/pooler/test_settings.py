@@ -51,7 +51,7 @@ async def test_pool_size_and_pool_timeout(configured: Configured) -> None:
         with pytest.raises(PoolTimeoutError, match="size 2 overflow 0"):
             async with engine.connect():
                 pass
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 5  # the default
 
 
 async def test_connections_have_the_services_name(
@@ -116,7 +116,7 @@ async def _lost(database: Database, configured: Configured, **variables: object)
 async def test_an_idle_connection_is_pinged_and_replaced(
     database: Database, configured: Configured
 ) -> None:
-    assert 1 <= await _lost(database, configured, DATABASE_PING_AFTER_IDLE=0) < 3
+    assert await _lost(database, configured, DATABASE_PING_AFTER_IDLE=0) >= 1
 
 
 async def test_a_connection_that_was_in_use_a_moment_ago_is_not_pinged(
@@ -156,7 +156,7 @@ async def test_connect_timeout(configured: Configured) -> None:
         ):
             async with engine.connect():
                 pass
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 5  # the default
 
 
 async def test_command_timeout(configured: Configured) -> None:
@@ -166,7 +166,7 @@ async def test_command_timeout(configured: Configured) -> None:
         with pytest.raises(OperationalError, match="TimeoutError"):
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT pg_sleep(20)"))
-        assert 0.3 <= time.monotonic() - started < 5
+        assert 0.3 <= time.monotonic() - started < 15  # the default
         async with engine.connect() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
 
