@@ -149,18 +149,27 @@ runpy.run_module(sys.argv[1], run_name="__main__")
 
 
 @pytest.fixture
-def run(tables: AsyncEngine, database: Database, feature: Path, tmp_path: Path) -> Run:
+async def run(
+    tables: AsyncEngine, database: Database, feature: Path, tmp_path: Path
+) -> AsyncIterator[Run]:
     """Begins to run a module of the feature as a script."""
     path = os.pathsep.join((str(feature), os.environ.get("PYTHONPATH", "")))
     env = os.environ | {"DATABASE_URL": database.pooler_url, "PYTHONPATH": path}
+    begun: list[asyncio.subprocess.Process] = []
 
     async def run(module: str) -> asyncio.subprocess.Process:
         arguments = ("-c", SCRIPT, f"documented.{module}", database.scratch)
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *(sys.executable, *arguments), cwd=tmp_path, env=env, stdout=asyncio.subprocess.PIPE
         )
+        begun.append(process)
+        return process
 
-    return run
+    yield run
+    for process in begun:
+        if process.returncode is None:  # the test has failed
+            process.kill()
+            await process.wait()
 
 
 async def _create(client: AsyncClient, title: str) -> dict[str, Any]:
