@@ -27,6 +27,21 @@ from tests.auth.issuers import Clock, Moody, fetched, keys_of, refused
 from tests.support import running
 
 
+class Odd(Issuer):
+    """An issuer that answers something else."""
+
+    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        super().__init__()
+        self.status, self.body, self.headers = status, body, headers
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(self.status)
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
+
 async def test_who_goes_away_takes_nobody_along() -> None:
     issuer = Moody()
     issuer.may_answer.clear()
@@ -126,8 +141,7 @@ async def test_an_answer_that_is_no_set_of_keys(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     """503: whether the token is good, nobody knows. And a redirect is not followed."""
-    issuer = Moody()
-    issuer.status, issuer.body, issuer.headers = status, body, headers
+    issuer = Odd(status, body, headers)
     with keys_of(issuer) as keys:
         assert await refused(keys, issuer.token()) == 503
     assert issuer.asked == 1

@@ -27,11 +27,9 @@ class Clock:
 
 
 class Moody(Issuer):
-    """An issuer that answers by a status, something else, or not before it may."""
+    """An issuer that answers by a status, and not before it may."""
 
     status = 200
-    body: bytes | None = None
-    headers: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,13 +38,10 @@ class Moody(Issuer):
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.may_answer.wait(10)
-        if self.status == 200 and self.body is None:
+        if self.status == 200:
             return super().answer(handler)
         handler.send_response(self.status)
-        for name, value in self.headers.items():
-            handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(self.body or b"")
 
     async def is_asked(self, times: int = 1) -> None:
         """Wait until it is."""

@@ -17,8 +17,7 @@ from {{ cookiecutter.package_name }}.database.session import (
 )
 from {{ cookiecutter.package_name }}.settings import Settings
 
-from tests.auth.callers import ALICE, BOB, NOTHING, is_caller, left_on_backends, made, who
-from tests.pooler.backends import keeps_its_backend, several
+from tests.auth.callers import ALICE, BOB, NOTHING, is_caller, left_on_backends, who
 from tests.pooler.workload import ScratchThing
 from tests.support import Database, connect, make_engine
 
@@ -90,25 +89,6 @@ async def test_nobody_is_the_caller_after_it(
             async with Sessions(engine).begin() as own:
                 assert (await who(own)).login
         assert await left_on_backends(database.pooler_url) == NOTHING
-
-
-async def test_settings_of_a_session_would_leak(
-    engine: AsyncEngine, database: Database, owned: str
-) -> None:
-    """The control: a pooler through which `false` does not leak would prove nothing."""
-    if await keeps_its_backend(database.pooler_url):
-        pytest.skip("this pooler is in session mode, in which a client keeps its backend")
-    careless = made(ALICE.id)
-    object.__setattr__(careless, "sql", careless.sql.replace(", true)", ", false)"))
-    try:
-        async with UserSessions(engine).begin(careless) as session:
-            assert is_caller(await who(session), ALICE.claims)
-        assert await left_on_backends(database.pooler_url) - NOTHING
-    finally:
-        async with several(database.pooler_url) as connections:
-            for it in connections:
-                await it.execute("RESET ROLE; RESET request.jwt.claims; COMMIT")
-    assert await left_on_backends(database.pooler_url) == NOTHING
 
 
 async def _nested(session: UserSession) -> None:

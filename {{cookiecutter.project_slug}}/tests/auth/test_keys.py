@@ -70,16 +70,6 @@ async def test_while_the_issuer_is_down_old_keys_are_good_for_an_hour(clock: Clo
         await verify(token, keys)
 
 
-@pytest.mark.parametrize(("status", "body"), [(500, b""), (200, b"<html>"), (200, b'{"keys": []}')])
-async def test_an_answer_that_is_no_set_of_keys(status: int, body: bytes) -> None:
-    """503: whether the token is good, nobody knows."""
-    issuer = Moody()
-    issuer.status, issuer.body = status, body
-    with keys_of(issuer) as keys:
-        assert await refused(keys, issuer.token()) == 503
-    assert issuer.asked == 1
-
-
 async def test_doctor_says_whether_tokens_can_be_verified(settings: Settings) -> None:
     async def examined(url: str) -> tuple[str, str]:
         patient = Patient(settings.model_copy(update={"supabase_url": url}), Options(), stack)
