@@ -485,6 +485,12 @@ ROWS = [
         MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),
     Row(
+        "no unknown field in a change",
+        "src/{package}/items/schemas.py",
+        {'@with_config(ConfigDict(extra="forbid"))\n': ""},
+        "tests/api/test_items.py::test_what_can_not_be_stored_is_a_422",
+    ),
+    Row(
         "what a schema that is too old needs",
         REPORT,
         {'_NOT_MIGRATED = ("42703", "42P01")': "_NOT_MIGRATED = ()"},
@@ -531,7 +537,7 @@ ROWS = [
     Row(
         "DATABASE_MIGRATION_URL",
         ENGINE,
-        {"if migrations and settings.database_migration_url is not None": "if False"},
+        {"settings.database_migration_url or target": "target"},
         MIGRATIONS + "test_the_models_are_what_the_migrations_make",
     ),
     Row(
@@ -776,7 +782,7 @@ ROWS = [
     Row(
         "a hint at IPv6",
         CONNECT,
-        {"if _SUPABASE_DIRECT.fullmatch(host):": "if False:"},
+        {"if _SUPABASE_DIRECT.fullmatch(host) else": "if False else"},
         CONNECTING + "test_a_host_that_has_only_ipv6",
     ),
     Row(
@@ -1284,13 +1290,13 @@ ROWS = [
     Row(
         "variables of other clients: a password",
         URL,
-        {'"password": "", ': ""},
+        {'        connect_args["password"] = ""\n': "        pass\n"},
         SETTINGS_TOO + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
         "variables of other clients: which server",
         URL,
-        {'"target_session_attrs": "any", ': ""},
+        {'    connect_args["target_session_attrs"] = "any"\n': ""},
         SETTINGS_TOO + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
@@ -1906,9 +1912,7 @@ ROWS = [
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
-        {
-            "_timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result": "result"
-        },
+        {"timed(self, result) if asyncio.iscoroutine(result) else result": "result"},
         METERED_TOO + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(

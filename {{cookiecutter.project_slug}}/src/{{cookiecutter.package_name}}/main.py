@@ -107,8 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # A registry of its own, so that two applications in one process do not collide.
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    for metric in metrics.METRICS:
-        registry.register(metric)
+    registry.register(metrics.METRICS)
     instrumentator = Instrumentator(registry=registry).instrument(app)
     connections = settings.database_pool_size + settings.database_max_overflow
     app.add_middleware(RequestLog)
@@ -116,7 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLimit,
         limit=connections * settings.requests_per_connection,
         connections=connections,
-        exempt=frozenset(("/livez", "/readyz", "/metrics")),
+        exempt={"/livez", "/readyz", "/metrics"},
         refused=Counter(
             "http_requests_refused", "Requests refused at the limit.", registry=registry
         ),

@@ -146,7 +146,8 @@ def load_settings() -> Settings:
 
 def unknown_variables() -> list[str]:
     """What is set and named like the service's variables, but is none of them."""
-    return sorted(it for it in _names() - _ours() if it.startswith("DATABASE_"))
+    names, ours = _variables()
+    return sorted(it for it in names - ours if it.startswith("DATABASE_"))
 
 
 def _misspelt() -> list[str]:
@@ -156,39 +157,31 @@ def _misspelt() -> list[str]:
     setting the right one too is the way out.
     """
     # 0.9: DATABASE_POOLSIZE and LOGLEVEL are near one, DATABASE_HOST and DATABASE_USER are not.
-    names, ours = _names(), _ours()
-    near = {it: get_close_matches(it, ours - names, n=1, cutoff=0.9) for it in sorted(names - ours)}
+    names, ours = _variables()
     return [
-        f"  {it} is not a variable of this service. Is {right[0]} meant? If not, set that one too."
-        for it, right in near.items()
-        if right
+        f"  {it} is not a variable of this service. Is {right} meant? If not, set that one too."
+        for it in sorted(names - ours)
+        for right in get_close_matches(it, ours - names, n=1, cutoff=0.9)
     ]
 
 
-def _names() -> set[str]:
-    """The variables that are set, in the environment or in the .env file."""
+def _variables() -> tuple[set[str], set[str]]:
+    """Those that are set, in the environment or in the .env file, and the service's."""
     sources = EnvSettingsSource(Settings), DotEnvSettingsSource(Settings)
-    return {name.upper() for source in sources for name in source.env_vars}
-
-
-def _ours() -> set[str]:
-    return {name.upper() for name in Settings.model_fields}
-
-
-_POSTGRESQL = ("postgres://", "postgresql://")
+    names = {name.upper() for source in sources for name in source.env_vars}
+    return names, {name.upper() for name in Settings.model_fields}
 
 
 def _explain(variable: str, kind: str, message: str) -> str:
-    if kind == "missing":
-        found = [it for it, value in os.environ.items() if value.startswith(_POSTGRESQL)]
-        if found and variable == "DATABASE_URL":
-            return (
-                f"  {variable} is not set. {found[0]} has a connection string: give it this name."
-            )
-        return (
-            f"  {variable} is not set. Add it to .env, as .env.example describes it, or export it "
-            "(`dev` prints the lines for its own database)."
-        )
     if kind == "value_error":
         return f"  {variable} can't be used: {message.removeprefix('Value error, ')}"
-    return f"  {variable}: {message[0].lower()}{message[1:]}. See .env.example."
+    if kind != "missing":
+        return f"  {variable}: {message[0].lower()}{message[1:]}. See .env.example."
+    schemes = ("postgres://", "postgresql://")
+    found = [it for it, value in os.environ.items() if value.startswith(schemes)]
+    if found and variable == "DATABASE_URL":
+        return f"  {variable} is not set. {found[0]} has a connection string: give it this name."
+    return (
+        f"  {variable} is not set. Add it to .env, as .env.example describes it, or export it "
+        "(`dev` prints the lines for its own database)."
+    )

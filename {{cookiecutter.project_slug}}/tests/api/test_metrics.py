@@ -13,7 +13,6 @@ from fastapi.responses import StreamingResponse
 from httpx import AsyncClient, HTTPError
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import CollectorRegistry
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
@@ -39,10 +38,7 @@ def _parse(exported: str) -> Samples:
 
 
 def now() -> Samples:
-    registry = CollectorRegistry()
-    for metric in metrics.METRICS:
-        registry.register(metric)
-    return _parse(generate_latest(registry).decode())
+    return _parse(generate_latest(metrics.METRICS).decode())
 
 
 def since(before: Samples) -> Samples:

@@ -50,11 +50,11 @@ def test_an_env_file_is_read_and_the_environment_wins(
 ) -> None:
     monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
     (tmp_path / ".env").write_text(
-        "DATABASE_URL=postgresql://file/d\nDATABASE_POOL_SIZE=3\nDATABASE_POOL_TIMEOUT=\nOTHER=1\n"
+        "DATABASE_URL=postgresql://u@file/d\nDATABASE_POOL_SIZE=3\nDATABASE_POOL_TIMEOUT=\nOTHER=1\n"
     )
     monkeypatch.setenv("DATABASE_POOL_SIZE", "4")
     settings = load_settings()
-    assert str(settings.database_url) == "postgresql+asyncpg://file:5432/d"
+    assert str(settings.database_url) == "postgresql+asyncpg://u@file:5432/d"
     assert settings.database_pool_size == 4
     assert settings.database_pool_timeout == 5
 

@@ -19,8 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify_answer
 
-# So many wrong logins at most leave this process in so many seconds: Supavisor's 150, and some for the
-# clocks.
+# So many wrong logins at most leave this process in so many seconds: Supavisor's 150, and 5 for clocks.
 _WRONG_LOGINS = 2
 _WINDOW = 155
 
@@ -40,6 +39,10 @@ _refusals: list[_Refusal] = []  # of this process, whatever engines it has
 _NO_TLS = "rejected SSL upgrade"  # asyncpg's words
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SUPABASE_DIRECT = re.compile(r"db\.[^.]+\.supabase\.co")
+_ONLY_IPV6 = (
+    ". Supabase's direct host has only IPv6: where there is none, take the pooler's string from the "
+    "dashboard"
+)
 
 
 class CantConnectError(ConnectionError):
@@ -51,11 +54,9 @@ class CantConnectError(ConnectionError):
 
 
 class Connector:
-    """Opens the connections of an engine, in the place of `asyncpg.connect`.
-
-    The first goes alone, and once it has succeeded two at a time follow: so two wrong logins are the
-    most that leave, whenever the password changes.
-    """
+    """Opens the connections of an engine, in the place of `asyncpg.connect`. The first goes alone, and once
+    it has succeeded two at a time follow: so two wrong logins are the most that leave, whenever the
+    password changes."""
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[asyncpg.Connection]] = set()
@@ -66,7 +67,10 @@ class Connector:
         answered, an `asyncpg.PostgresError` that the server refuses."""
         try:
             async with asyncio.timeout(arguments["timeout"]):
-                await self._turn()
+                if not self._under_way:
+                    self._at_once = 1
+                while len(self._under_way) >= self._at_once:
+                    await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             connection = await self._send(arguments)
             if connection.is_closed():
                 # SQLAlchemy uses it at once, and would let asyncpg's own error out.
@@ -76,12 +80,6 @@ class Connector:
             reason = _reason(error, arguments["host"], arguments["timeout"])
             told = CantConnectError(arguments["host"], arguments["port"], reason)
             raise OperationalError(None, None, told) from error
-
-    async def _turn(self) -> None:
-        if not self._under_way:
-            self._at_once = 1
-        while len(self._under_way) >= self._at_once:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def _send(self, arguments: dict[str, Any]) -> asyncpg.Connection:
         refused = _refused(arguments)
@@ -145,12 +143,7 @@ async def _connect(arguments: dict[str, Any]) -> asyncpg.Connection:
 
 
 def _reason(error: BaseException, host: str, timeout: float) -> str:
-    hint = ""
-    if _SUPABASE_DIRECT.fullmatch(host):
-        hint = (
-            ". Supabase's direct host has only IPv6: where there is none, take the pooler's string "
-            "from the dashboard"
-        )
+    hint = _ONLY_IPV6 if _SUPABASE_DIRECT.fullmatch(host) else ""
     match error:
         case TimeoutError():
             return f"no answer within {timeout} s{hint}"

@@ -28,7 +28,6 @@ _PING_TIMEOUT = 1
 # What SQLAlchemy names of a transaction, always.
 _OPTIONS = {"isolation", "readonly", "deferrable"}
 
-
 # What ends a transaction, and with AND CHAIN begins another, of which nobody would know. Not what ends a
 # savepoint.
 _ENDS = re.compile(
@@ -81,11 +80,8 @@ class Connection(asyncpg.Connection):
         return super().transaction(**options)
 
     async def prepare(self, query: str, **options: Any) -> PreparedStatement[Any]:
-        """Prepare a statement, or give back the one that is kept.
-
-        What is kept is the description: asyncpg, with its cache off, sends the text again each time
-        that the statement runs, in the same message, so nothing depends on which backend answers.
-        """
+        """Prepare a statement, or give back the one that is kept. That is its description: asyncpg sends
+        the text again each time that it runs, as `database/engine.py` says."""
         # What is long is not remembered: a list of every length is a statement of its own.
         only = only_reads if len(query) <= _KEPT_LENGTH else only_reads.__wrapped__
         if self.lent_to == "reader" and not only(query):
@@ -93,8 +89,7 @@ class Connection(asyncpg.Connection):
                 "a session for reading runs each statement by itself: ask for a SessionDep to write, "
                 "to lock or to set something for a transaction"
             )
-        self._refuse_outside()
-        self._refuse_ending(query)
+        self._refuse_outside(query)
         statement = self._kept.pop(query, None)
         if statement is None:
             statement = cast("PreparedStatement[Any]", await super().prepare(query, **options))
@@ -116,8 +111,7 @@ class Connection(asyncpg.Connection):
         # asyncpg has a transaction by the time that it begins one.
         begins = query.startswith("BEGIN") and self._top_xact is not None
         if not begins and query not in ("COMMIT;", "ROLLBACK;"):  # the driver's own
-            self._refuse_outside()
-            self._refuse_ending(query)
+            self._refuse_outside(query)
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
             raise TransactionError(
@@ -126,18 +120,14 @@ class Connection(asyncpg.Connection):
             )
         return status
 
-    def _refuse_outside(self) -> None:
+    def _refuse_outside(self, query: str = "") -> None:
         if self.lent_to == "nobody":
-            raise TransactionError(
-                "this connection is back in the pool, and may be somebody else's"
-            )
+            raise TransactionError("this connection is back in the pool, maybe somebody else's")
         if self.lent_to == "session" and not self.is_in_transaction() and not self.is_closed():
             raise TransactionError(
                 "the session's transaction has not begun, and this would not be a part of it: use the "
                 "driver's connection inside `async with session.begin_nested()`"
             )
-
-    def _refuse_ending(self, query: str) -> None:
         if self.lent_to == "session" and _ENDS.match(query):
             raise TransactionError("a session ends its transaction itself, and begins the next one")
 
@@ -154,14 +144,13 @@ def _inside(method: Callable[..., Any]) -> Callable[..., Any]:
         if self.lent_to == "reader":
             raise ReadOnlyError(f"{method.__name__}() is not for reading")
         result = method(self, *args, **kwargs)
-        return _timed(self, method.__name__, result) if asyncio.iscoroutine(result) else result
+        return timed(self, result) if asyncio.iscoroutine(result) else result
+
+    async def timed(connection: Connection, result: Awaitable[Any]) -> Any:
+        with sent(connection.use, method.__name__):
+            return await result
 
     return inside
-
-
-async def _timed(connection: Connection, name: str, result: Awaitable[Any]) -> Any:
-    with sent(connection.use, name):
-        return await result
 
 
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for

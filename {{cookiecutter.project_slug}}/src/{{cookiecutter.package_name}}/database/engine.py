@@ -33,14 +33,11 @@ _READ_ONLY = "25006"
 
 
 def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngine:
-    """Make the engine. It connects when it is first used; the caller disposes of it.
-
-    `migrations`: connect to `DATABASE_MIGRATION_URL`, keep no connection and let statements take as
-    long as they need.
-    """
+    """Make the engine. It connects when it is first used; the caller disposes of it. With `migrations` it
+    is for `DATABASE_MIGRATION_URL`, keeps no connection and lets statements take as long as they need."""
     target = settings.database_url
-    if migrations and settings.database_migration_url is not None:
-        target = settings.database_migration_url
+    if migrations:
+        target = settings.database_migration_url or target
     connect_args = {
         "async_creator_fn": Connector(),
         "connection_class": Connection,
@@ -78,9 +75,11 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def open_engine(
+    settings: Settings, *, migrations: bool = False
+) -> AsyncIterator[AsyncEngine]:
     """Make the engine, and dispose of it. Its connections can't be used in another event loop."""
-    engine = create_engine(settings)
+    engine = create_engine(settings, migrations=migrations)
     try:
         yield engine
     finally:

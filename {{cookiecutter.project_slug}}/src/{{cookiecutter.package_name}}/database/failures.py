@@ -19,9 +19,7 @@ class Failure(Enum):
     CONFLICT = auto()  # it contradicts what is stored
     INVALID = auto()  # the database can't store such a value
     FORBIDDEN = auto()  # the role, or row-level security, does not allow it
-    LOGIN = (
-        auto()
-    )  # the user, the password, the database or the project is wrong: to try again does harm
+    LOGIN = auto()  # user, password, database or project are wrong: to try again does harm
     UNKNOWN = auto()  # a defect, of this service or of its configuration
 
 
@@ -125,10 +123,8 @@ def classify_answer(error: BaseException | None) -> Failure | None:
 
 
 def pooler_words(error: BaseException) -> str | None:
-    """What a pooler calls its refusal, such as `EMAXCONN` or `query_wait_timeout`.
-
-    None for an error of anybody else: its text may hold people's data, and these words never do.
-    """
+    """What a pooler calls its refusal, such as `EMAXCONN` or `query_wait_timeout`. None for an error of
+    anybody else: its text may hold people's data, and these words never do."""
     return _pooler(error)[0]
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database import connect
-from {{ cookiecutter.package_name }}.database.engine import create_engine
+from {{ cookiecutter.package_name }}.database.engine import open_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure
 from {{ cookiecutter.package_name }}.database.report import log_failure
 from {{ cookiecutter.package_name }}.settings import Settings
@@ -19,14 +19,11 @@ _WRONG_PASSWORD = "28P01"
 async def refuse_wrong_login(settings: Settings, *, migrations: bool = False) -> None:
     """End here if the database refuses the login. Whatever else is wrong may pass: say it, and go on."""
     variable = "DATABASE_MIGRATION_URL" if migrations else "DATABASE_URL"
-    engine = create_engine(settings, migrations=migrations)
-    try:
+    async with open_engine(settings, migrations=migrations) as engine:
         error = await _connect(engine)
         if error is not None and getattr(error.orig, "sqlstate", None) == _WRONG_PASSWORD:
             await asyncio.sleep(connect.SECOND_TRY)
             error = await _connect(engine)
-    finally:
-        await engine.dispose()
     if error is None:
         return
     if log_failure(error) is Failure.LOGIN:

@@ -1,8 +1,7 @@
 """What the pool does, for Prometheus and for the log of a request.
 
 The metrics have OpenTelemetry's names for a pool (semantic conventions 1.44, `db.client.connection.*`)
-in Prometheus' spelling. They belong to the process, which has one pool: so its name, which the
-conventions want, is left to Prometheus' own `job`.
+in Prometheus' spelling. They are of the process, which has one pool, so the pool's name is left out.
 """
 
 import asyncio
@@ -12,12 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from opentelemetry import trace
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from {{ cookiecutter.package_name }}.database.failures import all_broke
+from {{ cookiecutter.package_name }}.database.failures import Failure, all_broke
 from {{ cookiecutter.package_name }}.settings import Settings
 
 # Seconds that a connection may be held without a statement before the log says so. A choice: no
@@ -35,46 +35,36 @@ HELD_TOO_LONG = 2.5
 # Seconds: from a read beside the database to more than DATABASE_COMMAND_TIMEOUT.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+METRICS = CollectorRegistry()
+
 _POOL = "db_client_connection"
+# livesum: of all workers together.
+_gauge = partial(Gauge, namespace=_POOL, registry=METRICS, multiprocess_mode="livesum")
+_counter = partial(Counter, namespace=_POOL, registry=METRICS)
+_histogram = partial(Histogram, namespace=_POOL, registry=METRICS, unit="seconds", buckets=_BUCKETS)
 
-
-def _gauge(name: str, what: str, *labels: str) -> Gauge:
-    # livesum: of all workers together.
-    return Gauge(f"{_POOL}_{name}", what, labels, registry=None, multiprocess_mode="livesum")
-
-
-def _histogram(name: str, what: str) -> Histogram:
-    return Histogram(f"{_POOL}_{name}_seconds", what, buckets=_BUCKETS, registry=None)
-
-
-def _counter(name: str, what: str, *labels: str) -> Counter:
-    return Counter(name, what, labels, registry=None)
-
-
-_count = _gauge("count", "Connections, by state: idle or used.", f"{_POOL}_state")
+_count = _gauge("count", "Connections: idle or used.", ["db_client_connection_state"])
 _idle, _used = _count.labels("idle"), _count.labels("used")
 _max = _gauge("max", "Connections that there may be: pool size and overflow.")
 _pending = _gauge("pending_requests", "Who waits for a connection.")
-_timeouts = _counter(f"{_POOL}_timeouts", "Who waited for DATABASE_POOL_TIMEOUT in vain.")
+_timeouts = _counter("timeouts", "Who waited for DATABASE_POOL_TIMEOUT in vain.")
 _create_time = _histogram("create_time", "To open a connection, its turn included: two at a time.")
 _wait_time = _histogram("wait_time", "To get a connection, opened or pinged if need be.")
 _use_time = _histogram("use_time", "From the checkout of a connection to its return.")
 _closed = _counter(
-    f"{_POOL}_closed",
-    "Connections closed, by reason. surplus: overflow, or a pool that keeps none.",
-    "reason",
+    "closed", "Connections closed. surplus: overflow, or a pool that keeps none.", ["reason"]
+)
+failures = Counter(
+    "db_client_failures",
+    "Failures of the database, by kind and by a pooler's word for it.",
+    ["failure", "pooler"],
+    registry=METRICS,
 )
 # Prometheus does not see a counter grow that begins with 1.
 for _reason in ("recycled", "ping_failed", "server_closed", "failure", "surplus"):
     _closed.labels(_reason)
-failures = _counter(
-    "db_client_failures",
-    "Failures of the database, by kind and by a pooler's word for it.",
-    *("failure", "pooler"),
-)
-METRICS = (
-    *(_count, _max, _pending, _timeouts, _create_time, _wait_time, _use_time, _closed, failures),
-)
+for _kind in Failure:
+    failures.labels(_kind.name.lower(), "")
 
 log = structlog.get_logger()
 _tracer = trace.get_tracer(__name__)
@@ -180,12 +170,12 @@ class _Watch:
             event.listen(engine.sync_engine.pool, name, getattr(self, name))
 
     def do_connect(self, dialect: Any, entry: ConnectionPoolEntry, *arguments: Any) -> None:
-        entry.record_info["begun"] = time.perf_counter()  # type: ignore[index]
+        entry.info["begun"] = time.perf_counter()
 
     def connect(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         now = time.perf_counter()
-        _create_time.observe(now - entry.record_info["begun"])  # type: ignore[index]
-        entry.record_info["opened"] = now  # type: ignore[index]
+        _create_time.observe(now - entry.info["begun"])
+        entry.info["opened"] = now
         _idle.inc()
 
     def checkout(self, connection: Any, entry: ConnectionPoolEntry, proxy: Any) -> None:
@@ -210,21 +200,18 @@ class _Watch:
             reason = "ping_failed" if error.__cause__ else "server_closed"
         if isinstance(error, InvalidatePoolError) or (error is not None and all_broke(error)):
             self._failed_at = time.perf_counter()
-        entry.record_info["reason"] = reason  # type: ignore[index]
+        entry.info["reason"] = reason
 
     def detach(self, connection: Any, entry: ConnectionPoolEntry) -> None:
         self._end(connection)  # it is the pool's no more, as one that the garbage collector found
 
     def close(self, connection: Any, entry: ConnectionPoolEntry) -> None:
-        reason = entry.record_info.pop("reason", None)  # type: ignore[union-attr]
-        if reason is None:
-            opened = entry.record_info["opened"]  # type: ignore[index]
-            if opened < self._failed_at:  # it goes because of another one's failure
-                reason = "failure"
-            else:
-                old = time.perf_counter() - opened > self._recycle
-                reason = "recycled" if old else "surplus"
-        _closed.labels(reason).inc()
+        opened = entry.info["opened"]
+        old = time.perf_counter() - opened > self._recycle
+        reason = "recycled" if old else "surplus"
+        if opened < self._failed_at:  # it goes because of another one's failure
+            reason = "failure"
+        _closed.labels(entry.info.get("reason", reason)).inc()
         if not self._end(connection):
             _idle.dec()
 
@@ -241,9 +228,8 @@ class _Watch:
 
     def _look_later(self) -> None:
         # One timer for all, rather than one for each checkout, and in no request's context.
-        self._timer = asyncio.get_running_loop().call_later(
-            HELD_TOO_LONG / 2, self._look, context=Context()
-        )
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HELD_TOO_LONG / 2, self._look, context=Context())
 
     def _look(self) -> None:
         """Say who holds a connection and does nothing with it: the usual way to exhaust a pool."""

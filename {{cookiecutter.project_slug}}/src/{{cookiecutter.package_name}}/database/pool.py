@@ -10,16 +10,13 @@ from {{ cookiecutter.package_name }}.database.metrics import waiting
 
 
 class _Queue(AsyncAdaptedQueue[ConnectionPoolEntry]):
-    """First come, first served.
-
-    In SQLAlchemy's, a newcomer takes the connection that has just come back before the one who was
-    woken for it gets to run, and that one goes to the end of the line.
-    """
+    """First come, first served. In SQLAlchemy's, a newcomer takes the connection that has just come back
+    before the one who was woken for it gets to run, and that one goes to the end of the line."""
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
         super().__init__(maxsize, use_lifo)
+        # Of the first in line; asyncio gives it to the others in the order of their coming.
         self._first = asyncio.Lock()
-        """Of the first in line; asyncio gives it to the others in the order of their coming."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
         if not block or not self._first.locked():

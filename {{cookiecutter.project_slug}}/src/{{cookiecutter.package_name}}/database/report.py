@@ -26,9 +26,6 @@ _ONLY_NAMES = ("42703", "42883")
 # A table or a column that does not exist: most likely not yet.
 _NOT_MIGRATED = ("42703", "42P01")
 
-for _kind in Failure:  # from 0: Prometheus does not see a counter grow that begins with 1
-    failures.labels(_kind.name.lower(), "")
-
 
 def hide_values(error: BaseException) -> None:
     """Replace the text of an error, if it may have values. `driver_exception.message` stays."""

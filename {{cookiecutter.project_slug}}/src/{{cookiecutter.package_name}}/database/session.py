@@ -94,11 +94,11 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Everything that AsyncSession hands on and that changes, sends or begins something.
-for _name in (
-    *("add", "add_all", "begin", "begin_nested", "commit", "connection", "delete", "delete_all"),
-    *("execute", "flush", "get", "get_one", "merge", "merge_all", "refresh", "rollback", "scalar"),
-    *("scalars", "bulk_insert_mappings", "bulk_save_objects", "bulk_update_mappings"),
-):
+_GUARDED = """
+    add add_all begin begin_nested commit connection delete delete_all execute flush get get_one merge
+    merge_all refresh rollback scalar scalars bulk_insert_mappings bulk_save_objects bulk_update_mappings
+"""
+for _name in _GUARDED.split():
     setattr(GuardedSession, _name, _guarded(getattr(Session, _name)))
 
 
@@ -125,12 +125,9 @@ class Transaction(AsyncSession):
 
 
 class Sessions:
-    """Makes sessions.
-
-    `async with sessions.begin() as session:` is one transaction: it takes a connection at the first
-    statement and not before, commits at the end, and rolls back on any error. After that the session
-    can't be used again.
-    """
+    """Makes sessions: `async with sessions.begin() as session:` is one transaction. It takes a connection
+    at the first statement and not before, commits at the end, and rolls back on any error. After that
+    the session can't be used again."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -45,10 +45,8 @@ _NEEDS_A_TRANSACTION = re.compile(
 
 
 def fixed_type(rendered: str) -> str | None:
-    """The built-in type behind a rendered one, without its length: `VARCHAR` for `VARCHAR(200)`.
-
-    None, if it is none of those whose values look the same for ever.
-    """
+    """The built-in type behind a rendered one, without its length: `VARCHAR` for `VARCHAR(200)`. None, if
+    it is none of those whose values look the same for ever."""
     rendered = re.sub(r"^FLOAT\((?:1?\d|2[0-4])\)", "REAL", rendered)
     plain = re.sub(r"\([0-9, ]+\)", "", rendered)
     return plain if _FIXED_TYPE.fullmatch(plain) else None
@@ -56,11 +54,8 @@ def fixed_type(rendered: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def is_sealed(statement: str) -> bool:
-    """Whether a statement's own text fixes the type of every result column and parameter.
-
-    Such a statement means the same to client and server whatever becomes of the tables, so its
-    description may be kept: see `database/connection.py`.
-    """
+    """Whether a statement's own text fixes the type of every result column and parameter, so that its
+    description may be kept: see `database/dialect.py`."""
     text = statement.strip()
     if select := _SELECT.match(text):
         rest = text[select.end() :]
@@ -77,10 +72,8 @@ def is_sealed(statement: str) -> bool:
 @lru_cache(maxsize=4096)
 def only_reads(statement: str) -> bool:
     """Whether a statement does by itself what it says: no write, and nothing that needs a transaction
-    to have an effect, such as a row lock, an advisory lock or a setting.
-
-    What a function does can't be seen.
-    """
+    to have an effect, such as a row lock, an advisory lock or a setting. What a function does can't be
+    seen."""
     code = _NO_CODE.sub(lambda found: found["name"] or " ", statement)
     words = re.sub(_QUOTED, "x", code)
     return (

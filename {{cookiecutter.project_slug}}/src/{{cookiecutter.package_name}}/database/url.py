@@ -38,19 +38,23 @@ _PLACEHOLDER = re.compile(
 # The parts, which the query may have in the place of the URL.
 _NAMES = ("user", "password", "host", "port", "dbname")
 _SYNONYMS = {"database": "dbname", "ssl": "sslmode"}
-# Parameters that are obeyed. The others below are dropped: they change nothing.
-_OBEYED = (
-    *("application_name", "fallback_application_name", "connect_timeout", "options", "sslmode"),
-    *("sslrootcert", "sslcert", "sslkey", "sslpassword", "sslnegotiation", "channel_binding"),
-)
+_OBEYED = """
+    application_name fallback_application_name connect_timeout options sslmode sslrootcert sslcert
+    sslkey sslpassword sslnegotiation channel_binding
+"""
+# Dropped: for other clients' pools, caches and routers, and for a dead connection, which is noticed by
+# DATABASE_PING_AFTER_IDLE and DATABASE_COMMAND_TIMEOUT.
+_HARMLESS = """
+    pgbouncer connection_limit pool_timeout supa workaround uselibpqcompat single_use_connections
+    max_connection_lifetime max_idle_connection_lifetime max_cached_statement_lifetime
+    max_cacheable_statement_size keepalives keepalives_idle keepalives_interval keepalives_count
+    tcp_user_timeout sslcompression
+"""
 _SETTING = "Poolers refuse or forget what is set for a session: ALTER ROLE ... SET, or SET LOCAL."
 _ONE_HOST = "it names several hosts. Name one: finding the primary is the pooler's job."
-# All parameters of libpq (PostgreSQL 18), and what asyncpg, SQLAlchemy, Prisma and node add: the values
-# that they may have, and what to do about any other.
-_RULES: dict[str, tuple[str, str]] = {
-    "user password host port dbname": (".*", ""),
-    "application_name fallback_application_name connect_timeout": (".*", ""),
-    "sslrootcert sslcert sslkey sslpassword": (".*", ""),
+# Of libpq (PostgreSQL 18), asyncpg, SQLAlchemy, Prisma and node, too: the values that a parameter may
+# have, and what to do about any other. One that is not obeyed is dropped: its value changes nothing.
+_RULES = {
     "sslmode": ("disable|allow|prefer|require|verify-ca|verify-full", ""),
     "sslnegotiation": ("postgres|direct", ""),
     "channel_binding": ("disable|prefer|require", ""),
@@ -58,14 +62,7 @@ _RULES: dict[str, tuple[str, str]] = {
     "options": (r"\s*(endpoint|project|reference|--cluster)=[\w.-]+\s*", _SETTING),
     "schema": ("public", _SETTING),
     "search_path currentSchema statement_timeout server_settings": ("", _SETTING),
-    # For other clients' pools, caches and routers.
-    "pgbouncer connection_limit pool_timeout supa workaround uselibpqcompat": (".*", ""),
-    "single_use_connections max_connection_lifetime max_idle_connection_lifetime": (".*", ""),
-    "max_cached_statement_lifetime max_cacheable_statement_size": (".*", ""),
     "statement_cache_size prepared_statement_cache_size": ("0", ""),
-    # A dead connection is noticed by DATABASE_PING_AFTER_IDLE and DATABASE_COMMAND_TIMEOUT.
-    "keepalives keepalives_idle keepalives_interval keepalives_count": (".*", ""),
-    "tcp_user_timeout sslcompression": (".*", ""),
     "client_encoding": ("(?i:auto|utf-?8|unicode)", "It is UTF8: remove it."),
     "target_session_attrs": ("any", "Finding the primary is the pooler's job: remove it."),
     "load_balance_hosts": ("disable", "There is one host: remove it."),
@@ -78,9 +75,6 @@ _RULES: dict[str, tuple[str, str]] = {
     "max_protocol_version": (r"3\.[02]|latest", "The protocol is 3.0: remove it."),
     "gssencmode": ("disable|prefer", "Write sslmode=require."),
     "gssdelegation replication": ("0|no|off|false", ""),
-    "gsslib krbsrvname oauth_issuer oauth_client_id oauth_client_secret": ("", ""),
-    "oauth_scope scram_client_key scram_server_key sslkeylogfile": ("", ""),
-    "sslcrl sslcrldir sslidentity": ("", ""),
     "require_auth requirepeer": ("", "Verify the server with sslrootcert."),
     "hostaddr": ("", "Write the address as the host."),
     "service servicefile passfile": ("", "Write what the file has into the URL."),
@@ -89,7 +83,8 @@ _RULES: dict[str, tuple[str, str]] = {
     "requiressl": ("", "Write sslmode=require."),
     "direct_tls": ("", "Write sslnegotiation=direct."),
 }
-_PARAMETERS = {name: rule for names, rule in _RULES.items() for name in names.split()}
+_PARAMETERS = dict.fromkeys([*_NAMES, *_OBEYED.split(), *_HARMLESS.split()], (".*", ""))
+_PARAMETERS |= {name: rule for names, rule in _RULES.items() for name in names.split()}
 
 _SUPAVISOR_HOSTS = ".pooler.supabase.com"
 _SUPABASE_HOSTS = (_SUPAVISOR_HOSTS, ".supabase.co")
@@ -112,11 +107,8 @@ class DatabaseURL:
 
 
 def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
-    """Take a libpq-style connection string apart, and verify the server with a CA file if there is one.
-
-    Raises:
-        ValueError: the problem and the fix, never the password.
-    """
+    """Take a libpq-style connection string apart; with a CA file, the server is verified. A `ValueError`
+    says the problem and the fix, and never the password."""
     scheme, separator, rest = _unwrap(text).partition("://")
     if not separator:
         raise ValueError(f"it is not a URL. {_EXPECTED}")
@@ -139,24 +131,24 @@ def parse_url(text: str, ssl_root_cert: Path | None = None) -> DatabaseURL:
     user = parts["user"] or _process_user()
     url = URL.create(
         "postgresql+asyncpg",
-        username=parts["user"] or None,
+        username=user,
         password=parts["password"] or None,
         host=host,
         port=_number("its port", port or "5432", 65535),
-        database=parts["dbname"] or None,
+        database=parts["dbname"] or user,
     )
-    # What asyncpg would look for elsewhere, unless the URL has it.
-    defaults: dict[str, Any] = {"user": user, "password": "", "database": user}
-    defaults |= {"target_session_attrs": "any", "krbsrvname": "postgres", "gsslib": "gssapi"}
-    given = url.translate_connect_args(username="user")
-    connect_args = {name: value for name, value in defaults.items() if name not in given}
+    # What asyncpg would look for elsewhere.
+    connect_args: dict[str, Any] = {"krbsrvname": "postgres", "gsslib": "gssapi"}
+    connect_args["target_session_attrs"] = "any"
+    if not url.password:
+        connect_args["password"] = ""
     application = query.get("application_name") or query.get("fallback_application_name")
     settings = {"application_name": application, "options": query.get("options")}
     connect_args["server_settings"] = {name: value for name, value in settings.items() if value}
     if seconds := query.get("connect_timeout"):
         connect_args["timeout"] = _number("connect_timeout", seconds, 10**9)
     tls, tls_args = _tls(query, ssl_root_cert, host)
-    ignored = tuple(name for name in query if name not in _OBEYED)
+    ignored = tuple(name for name in query if name not in _OBEYED.split())
     return DatabaseURL(url, connect_args | tls_args, tls, ignored)
 
 
@@ -211,7 +203,7 @@ def _split(rest: str) -> tuple[dict[str, str], dict[str, str]]:
             safe = "password" not in parameters and re.fullmatch(r"[a-z_]{1,30}", name)
             raise ValueError(
                 f"its parameter {name if safe else ''!r} is not supported. Remove it, or "
-                f"percent-encode the &. Supported are {', '.join(_NAMES + _OBEYED)}."
+                f"percent-encode the &. Supported are {', '.join([*_NAMES, *_OBEYED.split()])}."
             )
         values, cure = _PARAMETERS[name]
         if value and not re.fullmatch(values, value, re.DOTALL):

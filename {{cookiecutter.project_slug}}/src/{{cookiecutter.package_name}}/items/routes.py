@@ -53,9 +53,8 @@ async def read_item(item_id: ItemId, session: ReadSessionDep) -> ItemRead:
 
 @router.patch("/{item_id}", responses=problems(404))
 async def change_item(item_id: ItemId, change: ItemChange, session: SessionDep) -> ItemRead:
-    values = change.model_dump(exclude_unset=True)
-    query = update(Item).where(Item.id == item_id).values(values).returning(Item)
-    item = await session.scalar(query) if values else await session.get(Item, item_id)
+    query = update(Item).where(Item.id == item_id).values(**change).returning(Item)
+    item = await session.scalar(query) if change else await session.get(Item, item_id)
     return _found(item_id, item)
 
 

@@ -1,6 +1,7 @@
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 
 def _without_nul(text: str) -> str:
@@ -9,9 +10,8 @@ def _without_nul(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Description = Annotated[Text, Field(max_length=10_000)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_without_nul)]
+Description = Annotated[str, Field(max_length=10_000), AfterValidator(_without_nul)]
 
 
 class ItemCreate(BaseModel):
@@ -21,13 +21,12 @@ class ItemCreate(BaseModel):
     description: Description | None = None
 
 
-class ItemChange(BaseModel):
-    """What to change: a field that is left out stays as it is, so its default is never used."""
+@with_config(ConfigDict(extra="forbid"))
+class ItemChange(TypedDict, total=False):
+    """What to change. What is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Name = Field(default_factory=str)
-    description: Description | None = None
+    name: Name
+    description: Description | None
 
 
 class ItemRead(BaseModel):

@@ -47,9 +47,8 @@ async def read_note(note_id: NoteId, session: UserSessionDep) -> NoteRead:
 
 @router.patch("/{note_id}", responses=problems(404))
 async def change_note(note_id: NoteId, change: NoteChange, session: UserSessionDep) -> NoteRead:
-    values = change.model_dump(exclude_unset=True)
-    query = update(Note).where(Note.id == note_id).values(values).returning(Note)
-    note = await session.scalar(query) if values else await session.get(Note, note_id)
+    query = update(Note).where(Note.id == note_id).values(**change).returning(Note)
+    note = await session.scalar(query) if change else await session.get(Note, note_id)
     return _found(note_id, note)
 
 

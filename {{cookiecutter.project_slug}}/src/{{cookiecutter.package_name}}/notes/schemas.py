@@ -1,6 +1,7 @@
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 
 def _without_nul(text: str) -> str:
@@ -18,12 +19,11 @@ class NoteCreate(BaseModel):
     text: Text
 
 
-class NoteChange(BaseModel):
-    """What to change: a field that is left out stays as it is, so its default is never used."""
+@with_config(ConfigDict(extra="forbid"))
+class NoteChange(TypedDict, total=False):
+    """What to change. What is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    text: Text = Field(default_factory=str)
+    text: Text
 
 
 class NoteRead(BaseModel):

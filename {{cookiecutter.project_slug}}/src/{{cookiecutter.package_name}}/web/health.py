@@ -39,8 +39,7 @@ async def readyz(session: ReadSessionDep) -> Health:
         log_failure(error)
         raise HTTPException(503, "The database does not answer.") from error
     except TimeoutError as error:
-        structlog.get_logger().warning(
-            "not ready", reason=f"no answer within {READINESS_TIMEOUT} s"
-        )
-        raise HTTPException(503, f"No answer within {READINESS_TIMEOUT} s.") from error
+        reason = f"No answer within {READINESS_TIMEOUT} s."
+        structlog.get_logger().warning("not ready", reason=reason)
+        raise HTTPException(503, reason) from error
     return Health()

@@ -67,16 +67,15 @@ class HeadLimit(HttpToolsProtocol):
 
 
 class RequestLimit:
-    """Answers 503 at once while more requests are in flight than `limit`.
-
-    One that waits for a connection until the pool's timeout costs as much as one that is served, and a
-    thousand that time out together keep everybody waiting, probes too (which are exempt).
+    """Answers 503 at once while more requests are in flight than `limit`: one that waits for a connection
+    until the pool's timeout costs as much as one that is served, and a thousand that time out together
+    keep everybody waiting, probes too (which are exempt).
 
     A request is in flight until its response starts: a stream or a background task may last for hours.
     """
 
     def __init__(
-        self, app: ASGIApp, limit: int, connections: int, exempt: frozenset[str], refused: Counter
+        self, app: ASGIApp, limit: int, connections: int, exempt: set[str], refused: Counter
     ) -> None:
         self.app = app
         self.limit = limit

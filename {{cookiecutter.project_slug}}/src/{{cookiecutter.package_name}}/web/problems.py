@@ -4,7 +4,6 @@ from contextlib import suppress
 from http.client import responses
 from typing import Any
 
-import structlog
 from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,13 +15,11 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify, related
 from {{ cookiecutter.package_name }}.database.metrics import trace_id
 from {{ cookiecutter.package_name }}.database.report import log_failure
-
-log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 BUSY = "The service or its database is busy or can't be reached. Try again."
@@ -69,10 +66,6 @@ class Problem(BaseModel):
     )
 
 
-class ProblemResponse(JSONResponse):
-    media_type = MEDIA_TYPE
-
-
 _REFUSAL = (
     Problem(title="Service Unavailable", status=503, detail=BUSY, request_id="%s")
     .model_dump_json(exclude_none=True)
@@ -93,7 +86,7 @@ def _respond(
     *,
     headers: dict[str, str] | None = None,
     errors: list[dict[str, str]] | None = None,
-) -> ProblemResponse:
+) -> JSONResponse:
     problem = Problem(
         title=_TITLES.get(status, "Error"),
         status=status,
@@ -102,7 +95,7 @@ def _respond(
         trace_id=trace_id(),
         errors=errors,
     )
-    return ProblemResponse(problem.model_dump(exclude_none=True), status, headers)
+    return JSONResponse(problem.model_dump(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
 async def refuse(send: Send, retry_after: int) -> None:
@@ -118,7 +111,7 @@ async def refuse(send: Send, retry_after: int) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _http(request: Request, error: HTTPException) -> ProblemResponse:
+async def _http(request: Request, error: HTTPException) -> JSONResponse:
     # FastAPI lets a route give anything for a detail, and any number for a status.
     told = error.detail is not None and error.detail != responses.get(error.status_code)
     detail = str(error.detail) if told else None
@@ -131,11 +124,8 @@ async def _http(request: Request, error: HTTPException) -> ProblemResponse:
 def _allowed(request: Request) -> dict[str, str]:
     """Every method of the path. Starlette names those of the first route that matches: of `/{id}`, it may
     be, where the path is `/count`."""
-    routes = [
-        route
-        for route in iter_route_contexts(request.app.routes)
-        if route.matches(request.scope)[0] is Match.PARTIAL
-    ]
+    known = iter_route_contexts(request.app.routes)
+    routes = [route for route in known if route.matches(request.scope)[0] is Match.PARTIAL]
     if not routes:
         return {}
     path = min(routes, key=lambda route: len(route.param_convertors)).path
@@ -143,7 +133,7 @@ def _allowed(request: Request) -> dict[str, str]:
     return {"Allow": ", ".join(sorted(methods))}
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
+async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     # Without the input: what was sent may be a secret, and need not travel back.
     errors = [
         {
@@ -155,51 +145,34 @@ async def _invalid(request: Request, error: RequestValidationError) -> ProblemRe
     return _respond(422, "The request does not fit the schema.", errors=errors)
 
 
-def _database_error(error: BaseException | None) -> SQLAlchemyError | None:
+def _database_error(error: BaseException) -> SQLAlchemyError | None:
     """The failure of the database that an error is, holds or was raised from."""
-    found = (it for it in related(error) if isinstance(it, SQLAlchemyError)) if error else ()
-    return next(iter(found), None)
+    return next((it for it in related(error) if isinstance(it, SQLAlchemyError)), None)
 
 
-async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> ProblemResponse | None:
+async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> JSONResponse:
     failure = classify(error)
-    if failure is Failure.UNKNOWN and not isinstance(connection, WebSocket):
-        raise error  # to `_unexpected`
+    if failure is Failure.UNKNOWN or isinstance(connection, WebSocket):
+        raise error  # to `_unexpected`, or to `_WebSocketFailures`
     log_failure(error)
-    if isinstance(connection, WebSocket):
-        return await _end(connection, error, failure)
     return _answer(failure)
 
 
-def _answer(failure: Failure) -> ProblemResponse:
+def _answer(failure: Failure) -> JSONResponse:
     headers = {"Retry-After": str(RETRY_AFTER)} if failure is Failure.UNAVAILABLE else None
     return _respond(*_ANSWERS[failure], headers=headers)
 
 
-async def _end(
-    websocket: WebSocket, error: SQLAlchemyError, failure: Failure
-) -> ProblemResponse | None:
-    """Close with 1011, or answer as a request is answered if it was not accepted yet."""
-    if failure is Failure.UNKNOWN:  # raised again, it would come here once more
-        log.error("Exception in a WebSocket", exc_info=error)
-    early = websocket.application_state is WebSocketState.CONNECTING
-    if early and "websocket.http.response" in websocket.scope.get("extensions", {}):
-        return _answer(failure)
-    with suppress(RuntimeError, WebSocketDisconnect):  # it may be closed already
-        await websocket.close(1011)
-    return None
-
-
-async def _group(connection: HTTPConnection, errors: ExceptionGroup) -> ProblemResponse | None:
+async def _group(connection: HTTPConnection, errors: ExceptionGroup) -> JSONResponse:
     """What a `TaskGroup` raises: a failure of the database, if it is nothing else."""
-    failures, others = errors.split(SQLAlchemyError)
-    error = _database_error(failures)
+    _, others = errors.split(SQLAlchemyError)
+    error = _database_error(errors)
     if error is None or others is not None:
         raise errors
     return await _database(connection, error)
 
 
-async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     # A failure too that came after the response had started, in a stream or a background task: then
     # no other handler is asked, and nothing of this one is sent.
     if (found := _database_error(error)) is not None:
@@ -210,30 +183,34 @@ async def _unexpected(request: Request, error: Exception) -> ProblemResponse:
 
 
 class _WebSocketFailures:
-    """1011 and a line for what was raised from a failure of the database. (No handler of `Exception` is
-    asked about a WebSocket.)"""
+    """Closes a WebSocket with 1011 when its database fails, or answers it like a request if it was not
+    accepted yet. (No handler of `Exception` is asked about a WebSocket.)"""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        accepted = False
-
-        async def sent(message: Message) -> None:
-            nonlocal accepted
-            accepted |= message["type"] == "websocket.accept"
-            await send(message)
-
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        websocket = WebSocket(scope, receive, send)
         try:
-            await self.app(scope, receive, sent if scope["type"] == "websocket" else send)
+            await self.app(scope, websocket.receive, websocket.send)
         except Exception as error:
-            failed = _database_error(error) if scope["type"] == "websocket" else None
-            if failed is not None:
-                log_failure(failed)
-                with suppress(RuntimeError):  # it may be closed already
-                    if accepted:
-                        await send({"type": "websocket.close", "code": 1011})
-            raise
+            failed = _database_error(error)
+            if failed is None:
+                raise
+            failure = log_failure(failed)
+            if error is not failed:  # a defect, raised from it
+                failure = Failure.UNKNOWN
+            with suppress(RuntimeError, WebSocketDisconnect):  # it may be closed already
+                early = websocket.application_state is WebSocketState.CONNECTING
+                if early and "websocket.http.response" in scope.get("extensions", {}):
+                    await websocket.send_denial_response(_answer(failure))
+                else:
+                    await websocket.close(1011)
+            if failure is Failure.UNKNOWN:
+                raise
 
 
 def install_problem_handlers(app: FastAPI) -> None:

@@ -18,11 +18,8 @@ _standard = logging.getLogger(__name__)
 
 class RequestLog:
     """Logs a request that was slow, failed or did not end at info, every other at debug: the log of a
-    healthy service stays short. The numbers of all are in /metrics.
-
-    `seconds` last until the end of the response, background tasks excepted. What `database` and `waited`
-    are: see `Spent`.
-    """
+    healthy service stays short. `seconds` last until the end of the response, background tasks excepted;
+    `Spent` says what `database` and `waited` are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,10 +31,8 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status, ended = (
-            500,
-            False,
-        )  # of one that raises, the answer is sent by who is outside of this
+        # 500: of one that raises, the answer is sent by who is outside of this.
+        status, ended = 500, False
 
         async def watched(message: Message) -> None:
             nonlocal status, ended
