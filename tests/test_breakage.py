@@ -45,6 +45,7 @@ DATA_API = "migrations/data_api.py"
 
 STATEMENTS = "tests/pooler/test_statements.py::"
 SETTINGS = "tests/pooler/test_settings.py::"
+SETTINGS_TOO = "tests/service/test_settings.py::"
 SESSION = "tests/api/test_session.py::"
 MISUSE = "tests/api/test_misuse.py::"
 MISUSE_TOO = "tests/service/test_misuse.py::"
@@ -62,9 +63,11 @@ KUBERNETES = "tests/unit/test_kubernetes.py::"
 ROUTES = "tests/api/test_routes.py::"
 EXAMINED = "tests/service/test_doctor.py::"
 METERED = "tests/api/test_metrics.py::"
+METERED_TOO = "tests/service/test_metrics.py::"
 STRINGS = "tests/service/test_url.py::"
 VARIABLES = "tests/unit/test_settings.py::"
 TLS = "tests/pooler/test_tls.py::"
+TLS_TOO = "tests/service/test_tls.py::"
 MIGRATIONS = "tests/migrations/test_migrations.py::"
 LOGGED_IN = "tests/migrations/test_login.py::"
 TUNED = "tests/pooler/test_tune.py::"
@@ -384,7 +387,7 @@ ROWS = [
         "another connection after a ping that fails anyhow",
         DIALECT,
         {", asyncpg.InternalClientError\n": "\n"},
-        SETTINGS + "test_a_ping_may_fail_in_the_driver_itself",
+        SETTINGS_TOO + "test_a_ping_may_fail_in_the_driver_itself",
     ),
     Row(
         "no success for a COMMIT without a transaction",
@@ -658,7 +661,7 @@ ROWS = [
         {
             "context.is_disconnect = True": "context.is_disconnect = not isinstance(error, TimeoutError)"
         },
-        SETTINGS + "test_a_transaction_whose_begin_timed_out_swallows_no_later_one",
+        SETTINGS_TOO + "test_a_transaction_whose_begin_timed_out_swallows_no_later_one",
     ),
     Row(
         "a connection that the server has closed",
@@ -742,7 +745,7 @@ ROWS = [
         "503 for a server that is full",
         FAILURES,
         {'    "53": Failure.UNAVAILABLE,': '    "5_": Failure.UNAVAILABLE,'},
-        "tests/pooler/test_failures.py::test_a_server_that_is_full",
+        "tests/service/test_failures.py::test_a_server_that_is_full",
     ),
     Row(
         "a wrong login that is not called busy",
@@ -866,25 +869,25 @@ ROWS = [
         "the other connections, after a timeout",
         FAILURES,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
-        SETTINGS + "test_a_statement_that_timed_out_costs_one_connection",
+        SETTINGS_TOO + "test_a_statement_that_timed_out_costs_one_connection",
     ),
     Row(
         "the other connections, after a ping that timed out",
         FAILURES,
         {"isinstance(error, OSError) and not isinstance(error, TimeoutError)": "True"},
-        SETTINGS + "test_a_ping_that_timed_out_costs_one_connection",
+        SETTINGS_TOO + "test_a_ping_that_timed_out_costs_one_connection",
     ),
     Row(
         "the other connections, after a pooler's refusal",
         ENGINE,
         {"    context.invalidate_pool_on_disconnect = all_broke(error)\n": ""},
-        SETTINGS + "test_a_refusal_of_a_busy_pooler_costs_one_connection",
+        SETTINGS_TOO + "test_a_refusal_of_a_busy_pooler_costs_one_connection",
     ),
     Row(
         "another connection after a failover",
         ENGINE,
         {' or getattr(error, "sqlstate", None) == _READ_ONLY': ""},
-        "tests/pooler/test_failures.py::test_a_standby_is_not_asked_again",
+        "tests/service/test_failures.py::test_a_standby_is_not_asked_again",
     ),
     Row(
         "classes of SQLSTATE",
@@ -902,7 +905,7 @@ ROWS = [
         "a pooler's own login that is not the service's",
         FAILURES,
         {"failure is Failure.LOGIN and error.statement is not None": "False"},
-        "tests/pooler/test_failures.py::test_a_login_that_the_pooler_itself_is_refused",
+        "tests/service/test_failures.py::test_a_login_that_the_pooler_itself_is_refused",
     ),
     Row(
         "no value of a request in a traceback",
@@ -970,7 +973,7 @@ ROWS = [
         "a pooler's words in the log",
         REPORT,
         {"        pooler=pooler,\n": ""},
-        "tests/pooler/test_failures.py::test_the_log_names_a_poolers_refusal",
+        "tests/service/test_failures.py::test_the_log_names_a_poolers_refusal",
     ),
     Row(
         "a README whose table of variables is that of the settings",
@@ -1349,19 +1352,19 @@ ROWS = [
         "variables of other clients: TLS",
         URL,
         {'return mode, {"ssl": mode, "direct_tls": False}': "return mode, {}"},
-        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+        SETTINGS_TOO + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
         "variables of other clients: a password",
         URL,
         {'        connect_args["password"] = ""\n': "        pass\n"},
-        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+        SETTINGS_TOO + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
         "variables of other clients: which server",
         URL,
         {'    connect_args["target_session_attrs"] = "any"\n': ""},
-        SETTINGS + "test_what_is_meant_for_other_clients_changes_nothing",
+        SETTINGS_TOO + "test_what_is_meant_for_other_clients_changes_nothing",
     ),
     Row(
         "no answer about one database for another",
@@ -1411,25 +1414,25 @@ ROWS = [
         "a server that has to prove who it is, where asyncpg can not bind",
         URL,
         {'query.get("channel_binding") == "require"': "False"},
-        TLS + "test_channel_binding_asks_who_answers",
+        TLS_TOO + "test_channel_binding_asks_who_answers",
     ),
     Row(
         "TLS without asking for it first",
         URL,
         {'"direct_tls": direct': '"direct_tls": False'},
-        TLS + "test_tls_without_asking_for_it_first",
+        TLS_TOO + "test_tls_without_asking_for_it_first",
     ),
     Row(
         "the name of the protocol in TLS",
         URL,
         {'    context.set_alpn_protocols(["postgresql"])\n': ""},
-        TLS + "test_tls_without_asking_for_it_first",
+        TLS_TOO + "test_tls_without_asking_for_it_first",
     ),
     Row(
         "a certificate of the client",
         URL,
         {"        if any(certificate):": "        if False:"},
-        TLS + "test_a_certificate_of_the_client",
+        TLS_TOO + "test_a_certificate_of_the_client",
     ),
     Row(
         "a misspelt variable that is told",
@@ -1935,13 +1938,13 @@ ROWS = [
         "an invalid connection stays in use for ever",
         METRICS,
         {"        if not self._end(connection):\n            _idle.dec()\n": ""},
-        METERED + "test_a_failure_is_counted_as_one",
+        METERED_TOO + "test_a_failure_is_counted_as_one",
     ),
     Row(
         "a recycled connection is taken for overflow",
         METRICS,
         {'reason = "recycled" if old else "surplus"': 'reason = "surplus"'},
-        METERED + "test_a_recycled_connection_is_counted_as_one",
+        METERED_TOO + "test_a_recycled_connection_is_counted_as_one",
     ),
     Row(
         "what a killed worker had stays in the sums",
@@ -1961,19 +1964,19 @@ ROWS = [
         "a long statement is taken for a held connection",
         METRICS,
         {"            if use.sent > use.answered:\n                continue\n": ""},
-        METERED + "test_work_that_takes_long_is_no_idle_connection",
+        METERED_TOO + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
         "a stream is taken for a held connection",
         METRICS,
         {"                use.answered = now\n": "                pass\n"},
-        METERED + "test_work_that_takes_long_is_no_idle_connection",
+        METERED_TOO + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
         {"timed(self, result) if asyncio.iscoroutine(result) else result": "result"},
-        METERED + "test_work_that_takes_long_is_no_idle_connection",
+        METERED_TOO + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
         "every request is logged",
@@ -1991,7 +1994,7 @@ ROWS = [
         "a place in the line for a connection",
         POOL,
         {"    _queue_class = _Queue\n": ""},
-        SETTINGS + "test_who_waits_for_a_connection_keeps_their_place",
+        SETTINGS_TOO + "test_who_waits_for_a_connection_keeps_their_place",
     ),
     Row(
         "a line for a request that raises",
@@ -2017,13 +2020,13 @@ ROWS = [
         {
             "isinstance(error, InvalidatePoolError) or (error is not None and all_broke(error))": "True"
         },
-        METERED + "test_a_failure_of_one_connection_is_none_of_the_others",
+        METERED_TOO + "test_a_failure_of_one_connection_is_none_of_the_others",
     ),
     Row(
         "a connection that left the pool is not in use",
         METRICS,
         {'"invalidate", "detach", "close"': '"invalidate", "close"'},
-        METERED + "test_a_connection_that_leaves_the_pool_is_not_in_use",
+        METERED_TOO + "test_a_connection_that_leaves_the_pool_is_not_in_use",
     ),
     Row(
         "the service's tables are nobody's over the Data API",
