@@ -963,7 +963,7 @@ ROWS = [
     Row(
         "a line for a failure after the answer has begun",
         PROBLEMS,
-        {"        log_failure(found)\n": "        pass\n"},
+        {"        failure = log_failure(found)\n": "        pass\n"},
         LATE,
     ),
     Row(
@@ -1005,7 +1005,7 @@ ROWS = [
     Row(
         "a SQLSTATE in the log for what is a defect",
         PROBLEMS,
-        {"        log_failure(found)\n": "        pass\n"},
+        {"        failure = log_failure(found)\n": "        pass\n"},
         WEB + "test_a_wrong_statement_is_a_defect_too",
     ),
     Row(
@@ -1220,7 +1220,9 @@ ROWS = [
     Row(
         "problems without the exception's text",
         PROBLEMS,
-        {"return _respond(500, headers": "return _respond(500, str(error), headers"},
+        {
+            "return _answer(failure, {": "return _respond(500, str(error), headers={",
+        },
         WEB + "test_a_defect_is_answered_without_its_text",
     ),
     Row(
