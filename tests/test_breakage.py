@@ -257,8 +257,8 @@ ROWS = [
         "casts without a length",
         DIALECT,
         {
-            "return adapted.adapt(_sealed_class(kind, name, rendered))": (
-                "return adapted.adapt(_sealed_class(kind, rendered, rendered))"
+            "return adapted.adapt(_mixed(_Sealed, kind, name, rendered))": (
+                "return adapted.adapt(_mixed(_Sealed, kind, rendered, rendered))"
             )
         },
         SEALED + "test_a_type_that_changes_under_a_live_connection",
@@ -285,6 +285,12 @@ ROWS = [
         SEALED + "test_types_of_ones_own",
     ),
     Row(
+        "an error for a value that is too long, in an array too",
+        DIALECT,
+        {"if (name := uncut_type(rendered)) != rendered:": "if False:"},
+        SEALED + "test_what_is_too_long_is_refused_and_not_cut",
+    ),
+    Row(
         "values as the model has them, casts or not",
         DIALECT,
         {"return _SealedColumn(column, self)": "return cast(column, self)"},
@@ -295,10 +301,10 @@ ROWS = [
         DIALECT,
         {
             '{"name_in_casts": in_casts, "name_as_declared": as_declared}': "{}",
-            "        return adapted.adapt(_sealed_class(kind, name, rendered))\n": (
-                "        sealed = adapted.adapt(_sealed_class(kind, name, rendered))\n"
-                "        sealed.name_in_casts, sealed.name_as_declared = name, rendered\n"
-                "        return sealed\n"
+            "            return adapted.adapt(_mixed(_Sealed, kind, name, rendered))\n": (
+                "            sealed = adapted.adapt(_mixed(_Sealed, kind, name, rendered))\n"
+                "            sealed.name_in_casts, sealed.name_as_declared = name, rendered\n"
+                "            return sealed\n"
             ),
         },
         SEALED + "test_types_of_ones_own",
@@ -444,6 +450,12 @@ ROWS = [
         "migrations/env.py",
         {"pg_try_advisory_xact_lock(hashtext(:name))": "hashtext(:name)"},
         MIGRATIONS + "test_three_at_once",
+    ),
+    Row(
+        "all of a revision that commits",
+        "migrations/env.py",
+        {"    connection.commit()\n": ""},
+        MIGRATIONS + "test_a_revision_that_commits",
     ),
     Row(
         "to leave alone what no model knows",

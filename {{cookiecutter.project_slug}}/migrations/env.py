@@ -153,6 +153,8 @@ def migrate(connection: Connection) -> None:
         keep_closed(context.get_context())
 {%- endif %}
         context.run_migrations()
+    # What follows a commit of a revision's own is in a transaction that Alembic does not know of.
+    connection.commit()
 
 
 async def online() -> None:

@@ -52,6 +52,14 @@ def fixed_type(rendered: str) -> str | None:
     return plain if _FIXED_TYPE.fullmatch(plain) else None
 
 
+def uncut_type(rendered: str) -> str:
+    """A type of strings as a cast that leaves them as they are: `BPCHAR[]` for `CHAR(3)[]`. CHAR and BIT
+    without a length have one of 1, but not by their other names."""
+    rendered = re.sub(r"^N?CHAR(?:\(\d+\))?(?!\w)", "BPCHAR", rendered)
+    rendered = re.sub(r"^BIT\(\d+\)", '"bit"', rendered)
+    return re.sub(r"^(VARCHAR|BIT VARYING)\(\d+\)", r"\1", rendered)
+
+
 @lru_cache(maxsize=4096)
 def is_sealed(statement: str) -> bool:
     """Whether a statement's own text fixes the type of every result column and parameter, so that its
