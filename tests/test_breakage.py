@@ -376,6 +376,36 @@ ROWS = [
         MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
+        "nothing that stays because the driver was told",
+        CONNECTION,
+        {"        self.refuse_what_lasts(query, row)\n": ""},
+        MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
+        "nothing that stays because of a parameter",
+        DIALECT,
+        {"driver.refuse_what_lasts(statement, parameters)": "pass"},
+        MISUSE + "test_what_would_stay_for_whoever_comes_next",
+    ),
+    Row(
+        "a pool for one event loop",
+        POOL,
+        {"            self._refuse_another_loop()\n            self._loop = running": "            pass"},
+        MISUSE + "test_asyncio_run_in_a_plain_route",
+    ),
+    Row(
+        "a connection for one event loop",
+        CONNECTION,
+        {"if asyncio.get_running_loop() is not self._loop:": "if False:"},
+        MISUSE_TOO + "test_a_connection_in_another_event_loop",
+    ),
+    Row(
+        "no connection whose BEGIN failed on its way",
+        CONNECTION,
+        {" or self._top_xact is not None:": ":"},
+        MISUSE_TOO + "test_a_begin_that_fails_on_its_way",
+    ),
+    Row(
         "headers that come before the body",
         LIMITS,
         {'        self.scope["headers"] = list(self.headers)\n': ""},
@@ -1921,7 +1951,7 @@ ROWS = [
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
-        {"timed(self, result) if asyncio.iscoroutine(result) else result": "result"},
+        {"with sent(self.use, method.__name__):": "if True:"},
         METERED + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(

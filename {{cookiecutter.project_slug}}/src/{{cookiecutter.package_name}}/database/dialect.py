@@ -135,7 +135,9 @@ class SealingDialect(PGDialect_asyncpg):
         return True
 
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        with sent(context._dbapi_connection.driver_connection.use, statement):
+        driver: Connection = context._dbapi_connection.driver_connection
+        driver.refuse_what_lasts(statement, parameters)
+        with sent(driver.use, statement):
             super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
@@ -145,7 +147,9 @@ class SealingDialect(PGDialect_asyncpg):
     def do_executemany(
         self, cursor: Any, statement: Any, parameters: Any, context: Any = None
     ) -> None:
-        with sent(context._dbapi_connection.driver_connection.use, statement):
+        driver: Connection = context._dbapi_connection.driver_connection
+        driver.refuse_what_lasts(statement, *parameters)
+        with sent(driver.use, statement):
             super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_commit(self, dbapi_connection: Any) -> None:
