@@ -7,8 +7,8 @@ PACKAGE = Path("src/{{ cookiecutter.package_name }}")
 ITEMS = [PACKAGE / "items", "migrations/versions/0001_create_items.py", "tests/api/test_items.py"]
 NOTES = [PACKAGE / "notes", "migrations/versions/0002_create_notes.py", "tests/auth/test_notes.py"]
 AUTH = [
-    *(PACKAGE / "auth", PACKAGE / "database/caller.py", "migrations/owned.py"),
-    *("devstack/issuer.py", "docs/auth.md", "tests/auth"),
+    *(PACKAGE / "auth", PACKAGE / "database/caller.py", PACKAGE / "observe/issuer.py"),
+    *("migrations/owned.py", "devstack/issuer.py", "docs/auth.md", "tests/auth"),
 ]
 
 example = "{{ cookiecutter.example_resource }}" == "yes"

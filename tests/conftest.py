@@ -18,7 +18,8 @@ os.environ |= {name: f"127.0.0.1,{os.environ.get(name, '')}" for name in ("NO_PR
 
 # Tests of a generated service that it does not need itself: they run in a copy of it.
 OWN_TESTS = TEMPLATE / "tests" / "service"
-collect_ignore = ["service"]
+AUTH_TESTS = TEMPLATE / "tests" / "service_auth"
+collect_ignore = ["service", "service_auth"]
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)
@@ -130,10 +131,12 @@ def auth_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def copied(service: Project, tmp_path: Path) -> Project:
-    """A copy of the service to change, with OWN_TESTS. It has no environment: see `run_copied`."""
+    """A copy of the service to change, with our tests. It has no environment: see `run_copied`."""
     ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
     shutil.copytree(service.path, tmp_path / "copy", ignore=ignored)
-    shutil.copytree(OWN_TESTS, tmp_path / "copy" / "tests" / OWN_TESTS.name, ignore=ignored)
+    tests = tmp_path / "copy" / "tests"
+    for ours in [OWN_TESTS, *[AUTH_TESTS] * (tests / "auth").exists()]:
+        shutil.copytree(ours, tests / ours.name, ignore=ignored)
     return Project(tmp_path / "copy", service.package)
 
 
@@ -178,7 +181,7 @@ def devstack(service: Project, *settings: str) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="session")
 def given(service: Project) -> Iterator[dict[str, str]]:
     """Variables with which `run_copied` starts no servers: they run already, as the suite has its own."""
-    with devstack(service, "server_round_robin=1", "default_pool_size=3") as urls:
+    with devstack(service, "server_round_robin=1", "default_pool_size=3", "login=yes") as urls:
         given = {f"GIVEN_{name.upper()}": url for name, url in urls.items()}
         yield given | {"PYTEST_ADDOPTS": f"-p tests.{OWN_TESTS.name}.given_servers"}
 

@@ -176,6 +176,7 @@ def test_a_row_goes_through_pgbouncer_and_is_there_after_a_restart(
         assert re.search(
             rf"database engine .* pool_size=10 .*@127.0.0.1:{port}$", log.read_text(), re.MULTILINE
         )
+        assert url_of(log, "PgBouncer").startswith("postgresql://service:")
         url = url_of(log, "PostgreSQL")
         assert f"The API:    {running.base_url}/docs" in log.read_text()
     with dev(project, log) as running:
@@ -422,6 +423,8 @@ def test_tokens_are_good_for_every_dev_of_a_folder(auth_project: Project, tmp_pa
         assert keys.stat().st_mode & 0o777 == 0o600
         exported = dict(re.findall(r"^  export (\w+)='(.*)'$", log.read_text(), re.MULTILINE))
         auth_project.check("orders-api", "migrate", **exported)
+        told = auth_project.check("orders-api", "doctor", **exported)  # of the login, for instance
+        assert "0 failures\n0 warnings" in told
         family = descendants(running.process.pid)
         running.process.kill()
         wait_until(lambda: not alive_of(family))

@@ -2,8 +2,8 @@
 
 | answer             | supported                        | here                                         |
 |--------------------|----------------------------------|----------------------------------------------|
-| `example_resource` | `yes`, `no`                      | both suites run                              |
-| `auth`             | `none`, `supabase`               | both suites run, with the example            |
+| `example_resource` | `yes`, `no`                      | tests of what differs, see `DIFFERING`; with it all: test_workflow.py |
+| `auth`             | `none`, `supabase`               | as `example_resource`                        |
 | `pooler`           | `supavisor`, `pgbouncer`         | both; the suites run through PgBouncer       |
 | `license`          | `Proprietary`, `MIT`, `Apache-2.0` | file and metadata                          |
 | `minimum_python`   | `3.11` ... `3.14`                | linted and typed as such; the suites run on the Python that runs these tests |
@@ -25,13 +25,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Project, bake, devstack, environment, query
+from conftest import TEMPLATE, Project, bake, devstack, environment, query
 
 LICENSES = {"Proprietary": None, "MIT": "MIT License", "Apache-2.0": "Apache License"}
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 POOLERS = ["supavisor", "pgbouncer"]
 EXAMPLES = ["yes", "no"]
 AUTHS = ["none", "supabase"]
+
+# Most of tests/pooler looks at database/ alone, and neither depends on an answer.
+DIFFERING = [
+    *(f"tests/{name}" for name in ("api", "migrations", "unit")),
+    *(f"tests/pooler/test_{name}.py" for name in ("doctor", "settings", "tune")),
+]
+SAME = ["src/{{cookiecutter.package_name}}/database", "tests/pooler"]
+
 LONG = {"project_slug": "orders-of-all-the-shops-in-all-the-towns", "owner": "Größe & Söhne"}
 
 
@@ -102,16 +110,28 @@ def test_every_combination_is_of_one_piece(tmp_path: Path, answers: dict[str, st
     assert other[answers.get("pooler", "supavisor")] not in example
 
 
+def suite(project: Project, *tests: str, **variables: str) -> None:
+    """Two processes: these tests are not alone."""
+    assert re.search(r"\d+ passed", project.check("pytest", "-q", "-n2", *tests, **variables))
+
+
+@pytest.mark.parametrize("folder", SAME)
+def test_what_is_not_run_again_depends_on_no_answer(folder: str) -> None:
+    """Names apart. Otherwise it would belong to `DIFFERING`."""
+    files = list((TEMPLATE / "{{cookiecutter.project_slug}}" / folder).glob("*.py"))
+    assert files
+    assert not [path for path in files if "{%" in path.read_text()]
+
+
 def test_the_generated_suite_passes_without_the_example(tmp_path: Path) -> None:
     project = bake(tmp_path, example_resource="no", pooler="pgbouncer", license="MIT", **LONG)
-    assert re.search(r"\d+ passed", project.check("pytest", "-q"))
+    suite(project, *DIFFERING)
     project.check("mypy")
 
 
 def test_the_generated_suite_passes_with_auth(auth_service: Project) -> None:
-    """All of it: what is everybody's has other settings here."""
-    assert re.search(r"\d+ passed", auth_service.check("pytest", "-q"))
-    auth_service.check("mypy")
+    """What is everybody's has other settings here. Types: see test_service_auth.py."""
+    suite(auth_service, *DIFFERING, "tests/auth")
 
 
 def test_auth_without_the_example(tmp_path: Path) -> None:
@@ -120,7 +140,7 @@ def test_auth_without_the_example(tmp_path: Path) -> None:
     # What does not depend on the example has passed with it.
     names = ("caller", "dependencies", "login_role", "owned", "page")
     tests = [f"tests/auth/test_{name}.py" for name in names]
-    assert re.search(r"\d+ passed", project.check("pytest", "-q", "tests/migrations", *tests))
+    suite(project, "tests/migrations", *tests)
     project.check("mypy")
 
 
@@ -142,7 +162,12 @@ def test_the_suite_leaves_servers_that_run_already_as_they_were(
         if pooler_too:
             urls["TEST_POOLER_URL"] = stack["pooler_url"]
         # Whose pooler it is matters to what finds the servers: not to every test once more.
-        tests = ["--deselect=tests/unit"] if pooler_too else ["tests/migrations", "tests/pooler"]
+        few = [
+            "tests/migrations",
+            "tests/pooler/test_control.py",
+            "tests/pooler/test_statements.py",
+        ]
+        tests = ["--deselect=tests/unit"] if pooler_too else few
         told = service.check("pytest", "-q", *tests, **urls)
         assert re.search(r"\d+ passed", told)
         assert query(service, stack["database_url"], snapshot) == before

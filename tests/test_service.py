@@ -9,14 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import OWN_TESTS, Project, Service, run_copied
+from conftest import OWN_TESTS, TEMPLATE, Project, Service, run_copied
 
 
 @pytest.mark.parametrize("path", sorted(OWN_TESTS.rglob("test_*.py")), ids=lambda path: path.stem)
 def test_a_service_keeps_what_the_template_promises(
     service: Service, copied: Project, given: dict[str, str], path: Path
 ) -> None:
-    tests = copied.path / "tests" / OWN_TESTS.name / path.relative_to(OWN_TESTS)
+    tests = copied.path / path.relative_to(TEMPLATE)
     result = run_copied(service, copied, "-q", str(tests), **given)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr
     assert re.search(r"\d+ passed", result.stdout)

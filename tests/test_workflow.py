@@ -70,6 +70,7 @@ def test_a_service_passes_its_own_workflow(checkout: Project) -> None:
         jobs(checkout) - {"image"},
         python=PYTHON,
         skip=NEEDS_COMPOSE,
+        PYTEST_XDIST_AUTO_NUM_WORKERS="1",  # a core: these tests are not alone
     )
     others = {left for left in run.left_out if not left.startswith("test: Python 3.")}
     assert others == NEEDS_COMPOSE

@@ -13,8 +13,12 @@ URLS = os.environ.get("GIVEN_DATABASE_URL", ""), os.environ.get("GIVEN_POOLER_UR
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    import devstack
     from tests import conftest
 
+    devstack.make_login(
+        URLS[0]
+    )  # as this service has it: the servers are for both answers of `auth`
     config.stash[conftest._servers_key] = conftest.Servers(*URLS, ours=True)
 
 

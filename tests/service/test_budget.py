@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from orders_api.observe.budget import Deployment, plan_deployment
+from orders_api.observe.patient import Options
 from orders_api.settings import Settings, load_settings
 
 from tests.support import ROOT
 
-NOTHING_GIVEN: dict[str, int | None] = {"replicas": None, "workers": None, "surge": None}
+NOTHING_GIVEN = Options()
 
 
 @pytest.fixture
@@ -43,10 +44,10 @@ def test_the_manifests_numbers_are_taken(settings: Settings, manifests: Path) ->
         "          env:\n",
         '          args: ["serve", "--workers", "2"]\n          env:\n',
     )
-    found = plan_deployment(settings, manifests, **NOTHING_GIVEN)
+    found = plan_deployment(settings, NOTHING_GIVEN, manifests)
     assert found == Deployment(replicas=4, workers=2, surge=3, size=7, overflow=0)
     assert found.needed == (2 * 4 + 3) * 2 * 7 + 1
-    found = plan_deployment(settings, manifests, replicas=1, workers=1, surge=0)
+    found = plan_deployment(settings, Options(replicas=1, workers=1, surge=0), manifests)
     assert found == Deployment(replicas=1, workers=1, surge=0, size=7, overflow=0)
 
 
@@ -54,7 +55,7 @@ def test_a_variable_that_is_set_here_wins(monkeypatch: pytest.MonkeyPatch, manif
     monkeypatch.setenv("DATABASE_URL", "postgresql://user@host/database")
     monkeypatch.setenv("DATABASE_POOL_SIZE", "50")
     monkeypatch.setenv("DATABASE_MAX_OVERFLOW", "5")
-    found = plan_deployment(load_settings(), manifests, **NOTHING_GIVEN)
+    found = plan_deployment(load_settings(), NOTHING_GIVEN, manifests)
     assert (found.size, found.overflow) == (50, 5)
 
 
@@ -63,9 +64,9 @@ def test_without_an_autoscaler_the_deployment_says_how_many(
 ) -> None:
     (manifests / "service" / "horizontalpodautoscaler.yaml").unlink()
     with pytest.raises(ValueError, match="replicas not known"):
-        plan_deployment(settings, manifests, **NOTHING_GIVEN)
+        plan_deployment(settings, NOTHING_GIVEN, manifests)
     _change(manifests, "deployment.yaml", "  selector:\n", "  replicas: 3\n  selector:\n")
-    assert plan_deployment(settings, manifests, **NOTHING_GIVEN).replicas == 3
+    assert plan_deployment(settings, NOTHING_GIVEN, manifests).replicas == 3
 
 
 @pytest.mark.parametrize(
@@ -84,17 +85,17 @@ def test_what_was_given_is_not_looked_for(
 ) -> None:
     """Whoever keeps manifests otherwise gives what can't be read."""
     _change(manifests, name, old, new)
-    given = {"replicas": 2, "workers": 3, "surge": 4}
-    found = plan_deployment(settings, manifests, **given)
+    given = Options(replicas=2, workers=3, surge=4)
+    found = plan_deployment(settings, given, manifests)
     assert found == Deployment(replicas=2, workers=3, surge=4, size=10, overflow=0)
     with pytest.raises(ValueError, match=f"{unknown} not known"):
-        plan_deployment(settings, manifests, **given | {unknown: None})
+        plan_deployment(settings, replace(given, **{unknown: None}), manifests)
 
 
 def test_without_manifests_replicas_have_to_be_given(settings: Settings, manifests: Path) -> None:
     with pytest.raises(ValueError, match="replicas not known"):
-        plan_deployment(settings, manifests / "none", **NOTHING_GIVEN)
-    found = plan_deployment(settings, manifests / "none", **NOTHING_GIVEN | {"replicas": 5})
+        plan_deployment(settings, NOTHING_GIVEN, manifests / "none")
+    found = plan_deployment(settings, Options(replicas=5), manifests / "none")
     assert found == Deployment(replicas=5, workers=1, surge=1, size=10, overflow=0)
 
 

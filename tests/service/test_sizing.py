@@ -3,13 +3,12 @@
 import pytest
 
 from orders_api.observe.sizing import (
-    Choice,
     Limits,
     Size,
     Trial,
     advice,
+    best_of,
     choose,
-    first_guess,
     ladder,
     milliseconds,
 )
@@ -46,26 +45,24 @@ def test_the_smallest_pool_that_is_fast_enough(
     fast: bool | None,
     meets: bool | None,
 ) -> None:
-    choice = choose((_size(*size) for size in sizes), TARGET)
+    tried = [_size(*size) for size in sizes]
+    choice = choose(tried, TARGET)
     if choice is None:
         assert chosen is None
     else:
-        assert (choice.size.connections, choice.fast, choice.meets) == (chosen, fast, meets)
+        said = (choice.connections, choice.is_near(best_of(tried)), choice.meets(TARGET))
+        assert said == (chosen, fast, meets)
 
 
 def test_a_size_that_refused_a_request_does_not_meet_the_target() -> None:
     """The service would have answered 503."""
     choice = choose([_size(1, 200, 0.05, refused=1), _size(2, 200, 0.05)], TARGET)
-    assert choice is not None and choice.size.connections == 2
+    assert choice is not None and choice.connections == 2
 
 
 def test_a_trial_that_was_disturbed_does_not_count() -> None:
     size = Size(1, [Trial(rate, 0.01, p99) for rate, p99 in ((10, 3), (100, 0.04), (110, 0.05))])
     assert (size.rate, size.p99) == (100, 0.05)
-
-
-def test_the_first_guess_is_littles_law() -> None:
-    assert first_guess(concurrency=50, target=0.1, held=0.02) == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +79,8 @@ def test_sizes_end_at_the_most(most: int, also: tuple[int, ...], sizes: list[int
 
 
 def _advice(size: Size, best: Size | None = None, limits: Limits | None = None) -> list[str]:
-    choice = Choice(size, best or size, fast=True, meets=True)
-    return advice(choice, limits or Limits(20, "there is no more", 100), 40, TARGET)
+    limits = limits or Limits(20, "there is no more", 100)
+    return advice(size, [size, best or size], limits, 40, TARGET)
 
 
 def test_the_advice_names_the_variables_and_the_budget() -> None:

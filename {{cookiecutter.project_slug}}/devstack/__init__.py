@@ -6,8 +6,9 @@
 Both end with their block, and also however else this process ends: see guard.py.
 """
 
+from devstack.login import make_login
 from devstack.pgbouncer import pgbouncer
 from devstack.postgres import postgres
 from devstack.process import DevstackError, free_port
 
-__all__ = ["DevstackError", "free_port", "pgbouncer", "postgres"]
+__all__ = ["DevstackError", "free_port", "make_login", "pgbouncer", "postgres"]

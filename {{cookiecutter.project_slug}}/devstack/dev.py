@@ -31,8 +31,10 @@ def main() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         port = find_port(options.host, options.port)  # before the databases are started
-        with devstack.postgres(DATA) as url, devstack.pgbouncer(url) as pooler_url:
-            run(options.host, port, url, pooler_url)
+        with devstack.postgres(DATA) as url:
+            login = devstack.make_login(url)
+            with devstack.pgbouncer(login) as pooler_url:
+                run(options.host, port, url, login, pooler_url)
     except (devstack.DevstackError, OSError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
@@ -51,9 +53,9 @@ def find_port(host: str, port: int) -> int:
             raise SystemExit(f"Can't listen on {host}:{port}: {reason}. Try --port.") from None
 
 
-def run(host: str, port: int, url: str, pooler_url: str) -> None:
+def run(host: str, port: int, url: str, login: str, pooler_url: str) -> None:
     """Migrate and serve."""
-    direct = os.environ["DATABASE_MIGRATION_URL"] = f"{url}?sslmode=disable"
+    os.environ["DATABASE_MIGRATION_URL"] = f"{url}?sslmode=disable"
     os.environ["DATABASE_URL"] = f"{pooler_url}?sslmode=disable"
     os.environ.setdefault("LOG_FORMAT", "console")
 {%- if cookiecutter.auth == "supabase" %}
@@ -63,8 +65,8 @@ def run(host: str, port: int, url: str, pooler_url: str) -> None:
     print(f"PostgreSQL: {url}\nPgBouncer:  {pooler_url}")
     print("For `migrate` and `alembic` in another terminal, while this runs:")
     # Both variables: with one alone the other would still be .env's, production's perhaps.
-    for variable in ("DATABASE_URL", "DATABASE_MIGRATION_URL"):
-        print(f"  export {variable}='{direct}'")
+    print(f"  export DATABASE_URL='{login}?sslmode=disable'")
+    print(f"  export DATABASE_MIGRATION_URL='{url}?sslmode=disable'")
 {%- if cookiecutter.auth == "supabase" %}
     for variable in ("SUPABASE_URL", "SUPABASE_JWKS_URL"):
         print(f"  export {variable}='{os.environ[variable]}'")

@@ -19,10 +19,11 @@ from {{ cookiecutter.package_name }}.database.base import Base
 from {{ cookiecutter.package_name }}.database.engine import create_engine
 from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.settings import load_settings
-{%- if cookiecutter.__supabase %}
 
+{% if cookiecutter.__supabase -%}
 from migrations.data_api import keep_closed
-{%- endif %}
+{% endif -%}
+from migrations.login import let_login_in
 
 SERVICE = "{{ cookiecutter.package_name }}"
 LOCK = f"{SERVICE} migrations"
@@ -120,7 +121,7 @@ def refuse_anothers(connection: Connection) -> None:
         )
 
 
-def migrate(connection: Connection) -> None:
+def migrate(connection: Connection, user: str | None) -> None:
     if schema is not None:
         connection.dialect.default_schema_name = schema
         # For an autocommit_block(), where no setting lasts.
@@ -153,6 +154,7 @@ def migrate(connection: Connection) -> None:
         keep_closed(context.get_context())
 {%- endif %}
         context.run_migrations()
+        let_login_in(connection, user)
     # What follows a commit of a revision's own is in a transaction that Alembic does not know of.
     connection.commit()
 
@@ -162,10 +164,11 @@ async def online() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("runtime.plugins", "util.messaging"):  # noise, and what is printed already
         logging.getLogger(f"alembic.{name}").setLevel(logging.CRITICAL)
-    engine = create_engine(load_settings(), migrations=True)
+    settings = load_settings()
+    engine = create_engine(settings, migrations=True)
     try:
         async with engine.connect() as connection:
-            await connection.run_sync(migrate)
+            await connection.run_sync(migrate, settings.database_url.url.username)
     except (CommandError, DBAPIError) as error:
         words = without_rows(error) if isinstance(error, DBAPIError) else str(error)
         cures = [cure for pattern, cure in CURES.items() if re.search(pattern, words)]

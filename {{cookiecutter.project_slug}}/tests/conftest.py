@@ -42,9 +42,9 @@ CLIENTS = 15
 @dataclass(frozen=True)
 class Servers:
     database_url: str
-    """PostgreSQL itself."""
+    """PostgreSQL itself, for who migrates and makes tables up."""
     pooler_url: str
-    """The same database through the pooler."""
+    """The same database through the pooler, for the service: as another role, where the servers are ours."""
     ours: bool
     """Whether we may create and drop databases."""
 
@@ -72,7 +72,8 @@ def _find_servers(config: pytest.Config) -> Servers:
     config.add_cleanup(stack.close)
     try:
         url = database_url or stack.enter_context(devstack.postgres())
-        pooler_url = stack.enter_context(devstack.pgbouncer(url, **STRICT_POOLER))
+        login = database_url or devstack.make_login(url)
+        pooler_url = stack.enter_context(devstack.pgbouncer(login, **STRICT_POOLER))
     except devstack.DevstackError as error:
         pytest.exit(f"{error}\nOr set TEST_DATABASE_URL and TEST_POOLER_URL.", 1)
     return Servers(url, pooler_url, ours=database_url is None)
@@ -81,9 +82,10 @@ def _find_servers(config: pytest.Config) -> Servers:
 @pytest.hookimpl(optionalhook=True, wrapper=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One process on servers that others use too: two that hold backends, until the pooler gives
-    them the one they need, may wait for ever. Otherwise one a core, as far as one PostgreSQL goes."""
+    them the one they need, may wait for ever. Otherwise two a core, since a third of the time is waiting,
+    as far as one PostgreSQL goes."""
     cores = yield
-    return 0 if "TEST_DATABASE_URL" in os.environ else min(cores, 8)
+    return 0 if "TEST_DATABASE_URL" in os.environ else min(2 * cores, 8)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -146,6 +148,12 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
         await _skip_without_room(servers.pooler_url)
     async with connect(database.url) as connection:
         await connection.execute(f"CREATE SCHEMA {database.scratch}")
+        if servers.ours:
+            login = make_url(database.pooler_url).username
+            own = f"ALTER DEFAULT PRIVILEGES IN SCHEMA {database.scratch} GRANT ALL ON"
+            await connection.execute(f"GRANT ALL ON SCHEMA {database.scratch} TO {login}")
+            for kind in ("TABLES", "SEQUENCES"):
+                await connection.execute(f"{own} {kind} TO {login}")
     await asyncio.to_thread(_migrate, database)
     yield database
     if not servers.ours:
@@ -175,7 +183,8 @@ def _in_database(url: str, name: str) -> str:
 def _migrate(database: Database) -> None:
     x = [f"schema={database.schema}"] if database.schema else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", database.url)
+        patch.setenv("DATABASE_URL", database.pooler_url)
+        patch.setenv("DATABASE_MIGRATION_URL", database.url)
         command.upgrade(Config(toml_file=ROOT / "pyproject.toml", cmd_opts=Namespace(x=x)), "head")
 
 

@@ -38,8 +38,9 @@ class Database:
     """What one worker's tests have to themselves."""
 
     url: str
-    """Directly on PostgreSQL."""
+    """Directly on PostgreSQL, as who migrates."""
     pooler_url: str
+    """Through the pooler, as the service."""
     schema: str | None
     """Where the service's tables are. None: in `public`, of a database of our own."""
     scratch: str

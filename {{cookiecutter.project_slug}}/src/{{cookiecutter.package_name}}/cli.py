@@ -162,7 +162,8 @@ def doctor(
     after a warning and with 2 after a failure.
     """
     started = time.monotonic()
-    from {{ cookiecutter.package_name }}.observe.doctor import Options, run
+    from {{ cookiecutter.package_name }}.observe.doctor import run
+    from {{ cookiecutter.package_name }}.observe.patient import Options
 
     options = Options(replicas, workers, surge, client_limit, plan and plan.lower())
     run(options, as_json=json, started=started)

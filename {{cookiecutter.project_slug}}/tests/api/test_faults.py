@@ -112,8 +112,10 @@ async def test_sigterm(database: Database, tmp_path: Path) -> None:
     ):
         assert (await service.client.get("/readyz")).status_code == 200
         proxy.passing.clear()
+        before = proxy.asked
         slow = asyncio.create_task(service.client.get("/readyz"))
-        await asyncio.sleep(0.2)
+        while proxy.asked == before:
+            await asyncio.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.2)
         proxy.passing.set()

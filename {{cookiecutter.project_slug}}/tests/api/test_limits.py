@@ -24,19 +24,18 @@ def few(settings: Settings) -> FastAPI:
 
 
 async def test_what_is_too_much_at_once_is_answered_503_at_once(few: FastAPI) -> None:
-    arrived, leave = asyncio.Event(), asyncio.Event()
+    both_and_us, leave = asyncio.Barrier(3), asyncio.Event()
 
     @few.get("/test/long")
     async def long() -> None:
-        arrived.set()
+        await both_and_us.wait()
         await leave.wait()
 
     async with running(few) as client, asyncio.timeout(10):
         for _ in range(2):  # what was let in once is let in again
-            arrived.clear()
             leave.clear()
             requests = [asyncio.create_task(client.get("/test/long")) for _ in range(2)]
-            await arrived.wait()
+            await both_and_us.wait()
             busy = await client.get("/test/long")
             assert busy.status_code == 503
             assert busy.headers["retry-after"] == "1"
@@ -49,16 +48,17 @@ async def test_what_is_too_much_at_once_is_answered_503_at_once(few: FastAPI) ->
 
 async def test_a_refusal_names_the_request_and_is_counted(few: FastAPI) -> None:
     """It is written before anything that does so for others."""
-    leave = asyncio.Event()
+    both_and_us, leave = asyncio.Barrier(3), asyncio.Event()
 
     @few.get("/test/long")
     async def long() -> None:
+        await both_and_us.wait()
         await leave.wait()
 
     sent = "0123456789abcdef0123456789abcdef"
     async with running(few) as client, asyncio.timeout(10):
         requests = [asyncio.create_task(client.get("/test/long")) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        await both_and_us.wait()
         named = await client.get("/test/long", headers={"X-Request-ID": sent})
         nameless = await client.get("/test/long", headers={"X-Request-ID": '","marked": "'})
         metrics = (await client.get("/metrics")).text
@@ -73,7 +73,7 @@ async def test_a_refusal_names_the_request_and_is_counted(few: FastAPI) -> None:
 
 async def test_streams_leave_room_for_others(few: FastAPI) -> None:
     """Each of them may last for hours. Once they have ended there are as many places as before."""
-    end = asyncio.Event()
+    end, both_and_us, leave = asyncio.Event(), asyncio.Barrier(3), asyncio.Event()
 
     @few.get("/test/events")
     async def events() -> StreamingResponse:
@@ -88,7 +88,8 @@ async def test_streams_leave_room_for_others(few: FastAPI) -> None:
 
     @few.get("/test/long")
     async def long() -> None:
-        await asyncio.sleep(0.5)
+        await both_and_us.wait()
+        await leave.wait()
 
     async with serving(few) as client, asyncio.timeout(20):
         # The client's own limit is 100 connections.
@@ -101,8 +102,12 @@ async def test_streams_leave_room_for_others(few: FastAPI) -> None:
                 assert (await client.get(path)).status_code == 200
             end.set()
         await asyncio.sleep(0.2)
-        responses = await asyncio.gather(*(client.get("/test/long") for _ in range(3)))
-    assert sorted(response.status_code for response in responses) == [200, 200, 503]
+        requests = [asyncio.create_task(client.get("/test/long")) for _ in range(2)]
+        await both_and_us.wait()
+        refused = await client.get("/test/short")
+        leave.set()
+        assert refused.status_code == 503
+        assert {(await request).status_code for request in requests} == {200}
 
 
 async def test_background_tasks_leave_room_for_others(few: FastAPI) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,19 +14,16 @@ from httpx import AsyncClient, HTTPError
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from structlog.testing import capture_logs
 
 from {{ cookiecutter.package_name }}.database import metrics
-from {{ cookiecutter.package_name }}.database.session import Sessions
 from {{ cookiecutter.package_name }}.main import create_app
 from {{ cookiecutter.package_name }}.settings import Settings
 from {{ cookiecutter.package_name }}.web import requests
 from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
 
 from tests.documents import OPERATIONS
-from tests.support import ROOT, Database, connect, eventually_gone, make_engine, running, served
+from tests.support import ROOT, Database, running, served
 
 Samples = dict[str, float]
 
@@ -40,12 +37,12 @@ def _parse(exported: str) -> Samples:
     }
 
 
-def _now() -> Samples:
+def now() -> Samples:
     return _parse(generate_latest(metrics.METRICS).decode())
 
 
-def _since(before: Samples) -> Samples:
-    return {name: value - before.get(name, 0) for name, value in _now().items()}
+def since(before: Samples) -> Samples:
+    return {name: value - before.get(name, 0) for name, value in now().items()}
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ async def _scrape(client: AsyncClient) -> Samples:
 
 
 async def test_the_pool_at_work(holding: FastAPI, leave: asyncio.Event) -> None:
-    before = _now()
+    before = now()
     async with running(holding) as client, asyncio.timeout(20):
         requests = [asyncio.create_task(client.get(f"/test/hold/{name}")) for name in "abc"]
         while (busy := await _scrape(client))["pending_requests"] != 1:
@@ -85,7 +82,7 @@ async def test_the_pool_at_work(holding: FastAPI, leave: asyncio.Event) -> None:
     names = ("count used", "count idle", "pending_requests", "max")
     assert [busy[it] for it in names] == [before["count used"] + 2, before["count idle"], 1, 2]
     assert [free[it] for it in names] == [before["count used"], before["count idle"] + 2, 0, 2]
-    after = _since(before)
+    after = since(before)
     assert after["count idle"] == 0  # the engine is gone, and its connections are
     assert after["timeouts_total"] == 1
     assert after["db_client_failures_total unavailable "] == 1
@@ -94,118 +91,6 @@ async def test_the_pool_at_work(holding: FastAPI, leave: asyncio.Event) -> None:
     assert after["use_time_seconds_sum"] >= 1
     assert after["wait_time_seconds_count"] == 3
     assert after["wait_time_seconds_sum"] >= 1
-
-
-Watched = Callable[..., AbstractAsyncContextManager[AsyncEngine]]
-
-
-@pytest.fixture
-def watched(settings: Settings, database: Database) -> Watched:
-    """The service's engine, watched, with a pool of one directly on PostgreSQL."""
-
-    @asynccontextmanager
-    async def watched(**values: object) -> AsyncIterator[AsyncEngine]:
-        values = {"database_url": database.url, "database_pool_size": 1} | values
-        ours = Settings.model_validate(settings.model_dump() | values)
-        async with make_engine(ours, database) as engine:
-            metrics.watch(engine, ours)
-            yield engine
-
-    return watched
-
-
-async def _pid(engine: AsyncEngine) -> int:
-    async with engine.connect() as connection:
-        pid: int = await connection.scalar(text("SELECT pg_backend_pid()"))
-        return pid
-
-
-async def _end(database: Database, pid: int) -> None:
-    async with connect(database.url) as direct:
-        await direct.execute("SELECT pg_terminate_backend($1)", pid)
-        await eventually_gone(direct, "pid = $1", pid)
-    await asyncio.sleep(0.1)  # until this process has been told
-
-
-async def test_a_recycled_connection_is_counted_as_one(watched: Watched) -> None:
-    async with watched(database_pool_recycle=1) as engine:
-        await _pid(engine)
-        await asyncio.sleep(1.1)
-        before = _now()
-        await _pid(engine)
-        assert _since(before)["closed_total recycled"] == 1
-
-
-async def test_a_connection_that_the_server_closed_is_counted_as_one(
-    watched: Watched, database: Database
-) -> None:
-    async with watched() as engine:
-        await _end(database, await _pid(engine))
-        before = _now()
-        await _pid(engine)
-        after = _since(before)
-    assert after["closed_total server_closed"] == 1
-    assert (after["count idle"], after["count used"]) == (0, 0)
-
-
-async def test_a_failure_is_counted_as_one(watched: Watched, database: Database) -> None:
-    before = _now()
-    async with watched() as engine:
-        with pytest.raises(DBAPIError):
-            async with engine.connect() as connection:
-                await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-        after = _since(before)
-    assert after["closed_total failure"] == 1
-    assert (after["count idle"], after["count used"]) == (0, 0)
-
-
-async def test_overflow_is_counted_as_surplus(watched: Watched) -> None:
-    before = _now()
-    async with watched(database_max_overflow=1) as engine:
-        async with engine.connect(), engine.connect():
-            assert _since(before)["count used"] == 2
-        after = _since(before)
-    assert after["closed_total surplus"] == 1
-    assert (after["count idle"], after["count used"]) == (1, 0)
-
-
-async def test_a_connection_that_leaves_the_pool_is_not_in_use(watched: Watched) -> None:
-    """As one does that nobody gave back, when the garbage collector finds it."""
-    before = _now()
-    async with watched() as engine, engine.connect() as connection:
-        await connection.execute(text("SELECT 1"))
-        assert _since(before)["count used"] == 1
-        connection.sync_connection.detach()  # type: ignore[union-attr]
-        after = _since(before)
-    assert (after["count idle"], after["count used"]) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    "sql", ["SELECT pg_sleep(1)", "SELECT pg_terminate_backend(pg_backend_pid())"]
-)
-async def test_a_failure_of_one_connection_is_none_of_the_others(
-    watched: Watched, sql: str
-) -> None:
-    few = {"database_pool_size": 2, "database_pool_recycle": 1, "database_command_timeout": 0.3}
-    async with watched(**few) as engine:
-        async with engine.connect() as one, engine.connect() as other:
-            await other.execute(text("SELECT 1"))
-            with pytest.raises(DBAPIError):
-                await one.execute(text(sql))
-        await asyncio.sleep(1.1)
-        before = _now()
-        async with engine.connect(), engine.connect():
-            pass
-        assert _since(before)["closed_total recycled"] == 1
-
-
-async def test_a_pool_that_keeps_none_is_counted_too(watched: Watched) -> None:
-    before = _now()
-    async with watched(database_pool="null") as engine, engine.connect():
-        assert _since(before)["count used"] == 1
-    after = _since(before)
-    assert (after["count idle"], after["count used"]) == (0, 0)
-    assert after["closed_total surplus"] == 1
 
 
 async def test_what_is_watched_is_exported(app: FastAPI) -> None:
@@ -241,41 +126,6 @@ async def test_a_held_connection_is_told_with_its_route(
     assert (held[0]["log_level"], held[0]["route"]) == ("warning", "/test/hold/{name}")
     assert held[0]["request_id"] == response.headers["x-request-id"]
     assert held[0]["seconds"] >= 0.2
-
-
-async def _statement(session: AsyncSession) -> None:
-    await session.execute(text("SELECT pg_sleep(0.6)"))
-
-
-async def _ignore(data: bytes) -> None: ...
-
-
-async def _copy(session: AsyncSession) -> None:
-    async with session.begin_nested():
-        raw = await (await session.connection()).get_raw_connection()
-        driver = raw.driver_connection
-        assert driver is not None
-        await driver.copy_from_query("SELECT pg_sleep(0.6)", output=_ignore)
-
-
-async def _stream(session: AsyncSession) -> None:
-    numbers = text("SELECT generate_series(1, 1000)").execution_options(yield_per=10)
-    async for number in await session.stream(numbers):
-        if number[0] % 10 == 0:
-            await asyncio.sleep(0.006)
-
-
-@pytest.mark.parametrize("work", [_statement, _copy, _stream])
-async def test_work_that_takes_long_is_no_idle_connection(
-    work: Callable[[AsyncSession], Awaitable[None]],
-    watched: Watched,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(metrics, "HELD_TOO_LONG", 0.2)
-    with capture_logs() as logs:
-        async with watched() as engine, Sessions(engine).begin() as session:
-            await work(session)
-    assert logs == []
 
 
 async def test_where_a_request_spent_its_time(

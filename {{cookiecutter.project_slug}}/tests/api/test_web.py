@@ -37,15 +37,20 @@ async def test_alive_but_not_ready_without_a_database() -> None:
 async def test_a_request_that_gets_no_connection_is_answered_503(settings: Settings) -> None:
     few = {"database_pool_size": 2, "database_pool_timeout": 0.2}
     app = create_app(settings.model_copy(update=few))
+    leave = asyncio.Event()
 
     @app.get("/test/slow")
     async def slow(session: SessionDep) -> None:
-        await session.execute(text("SELECT pg_sleep(0.6)"))
+        await session.execute(text("SELECT 1"))
+        await leave.wait()
 
     async with running(app) as client:
-        responses = await asyncio.gather(*(client.get("/test/slow") for _ in range(3)))
-    assert sorted(response.status_code for response in responses) == [200, 200, 503]
-    busy = next(response for response in responses if response.status_code == 503)
+        requests = [asyncio.create_task(client.get("/test/slow")) for _ in range(3)]
+        [refused], others = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        leave.set()
+        assert {(await it).status_code for it in others} == {200}
+    busy = refused.result()
+    assert busy.status_code == 503
     assert busy.headers["retry-after"] == "1"
     assert busy.headers["content-type"] == "application/problem+json"
 

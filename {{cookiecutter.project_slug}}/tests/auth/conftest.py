@@ -6,12 +6,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.requests import HTTPConnection
 
+from {{ cookiecutter.package_name }}.auth import keys
 from {{ cookiecutter.package_name }}.auth.dependencies import get_user_sessions
 from {{ cookiecutter.package_name }}.database.caller import UserSessions
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from devstack.issuer import Issuer, serving
 from tests.auth.callers import UID
+from tests.auth.issuers import Clock
 from tests.conftest import Servers
 from tests.support import Database, connect
 
@@ -48,6 +50,13 @@ def app(app: FastAPI, database: Database) -> FastAPI:
 def bearer(issuer: Issuer) -> Callable[[str], dict[str, str]]:
     """The headers of a user, by name or id."""
     return lambda user: {"Authorization": f"Bearer {issuer.token(user)}"}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(keys, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from {{ cookiecutter.package_name }}.database.failures import Failure, classify
 from {{ cookiecutter.package_name }}.database.session import Sessions
 from {{ cookiecutter.package_name }}.logs import format_traceback
 from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.observe.doctor import Options, examine
+from {{ cookiecutter.package_name }}.observe.doctor import examine
+from {{ cookiecutter.package_name }}.observe.patient import Options
 from {{ cookiecutter.package_name }}.settings import Settings
 
 from tests.auth.callers import ALICE, is_caller, made, who

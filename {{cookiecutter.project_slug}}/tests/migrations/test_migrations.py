@@ -1,7 +1,6 @@
 """Migrations, through the pooler and directly, each in a schema of its own."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +57,11 @@ async def empty(database: Database) -> AsyncIterator[Database]:
             urls = (database.url, database.pooler_url)
             new = [make_url(url).set(database=name) for url in urls]
             url, pooler_url = (it.render_as_string(hide_password=False) for it in new)
+            # The service's, which migrates it through the pooler.
+            login = new[1].username
+            await connection.execute(f"ALTER DATABASE {name} OWNER TO {login}")
+            async with connect(url) as inside:
+                await inside.execute(f"ALTER SCHEMA public OWNER TO {login}")
             yield Database(url, pooler_url, schema=None, scratch="public")
         else:
             yield replace(database, schema=name, scratch=name)
@@ -161,15 +165,14 @@ async def test_the_models_are_what_the_migrations_make(config: Config, empty: Da
 
 
 @pytest.mark.parametrize("config", ["through the pooler"], indirect=True)
-async def test_three_at_once(config: Config, database: Database, tmp_path: Path) -> None:
+async def test_three_at_once(config: Config, empty: Database, tmp_path: Path) -> None:
     """Three replicas start and each migrates: one does the work, none fails, and two say what they
     wait for.
 
     A table that is being created, and never will be, holds the first up until the others wait.
     """
-    schema = f"test_{uuid4().hex[:12]}"
-    async with connect(database.url) as gate, connect(database.url) as watch:
-        await gate.execute(f"CREATE SCHEMA {schema}")
+    schema = empty.schema or "public"
+    async with connect(empty.url) as gate, connect(empty.url) as watch:
         await gate.execute("BEGIN")
         await gate.execute(f"CREATE TABLE {schema}.alembic_version (version_num text)")
         processes = [
@@ -177,7 +180,6 @@ async def test_three_at_once(config: Config, database: Database, tmp_path: Path)
                 *(sys.executable, "-m", "{{ cookiecutter.package_name }}", "migrate"),
                 *("-x", f"schema={schema}"),
                 cwd=tmp_path,
-                env=os.environ | {"DATABASE_MIGRATION_URL": database.pooler_url},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
@@ -196,8 +198,7 @@ async def test_three_at_once(config: Config, database: Database, tmp_path: Path)
             assert process.returncode == 0, errors.decode()
             told += b"Another process migrates this database: waiting for it." in output
         assert told == 2
-        assert "alembic_version" in await _tables(database, schema)
-        await gate.execute(f"DROP SCHEMA {schema} CASCADE")
+        assert "alembic_version" in await _tables(empty, schema)
 
 
 OTHERS = """

@@ -13,6 +13,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.server = host, port
         self.trips = 0
+        self.asked = 0
+        """How often a client has spoken."""
         self.connections = 0
         self.refused = 0
         """Wrong passwords."""
@@ -39,6 +41,7 @@ class Proxy:
             nonlocal asked
             while data := await reader.read(65536):
                 asked = True
+                self.asked += 1
                 await self.passing.wait()
                 if not self.silent:
                     server_writer.write(data)

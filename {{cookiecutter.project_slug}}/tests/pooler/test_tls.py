@@ -1,7 +1,5 @@
 """TLS and unix sockets, on a PgBouncer of their own."""
 
-import asyncio
-import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +29,7 @@ class Pooler:
 
 
 @contextmanager
-def _pooler(servers: Servers, name: str, sslmode: str = "require") -> Iterator[Pooler]:
+def tls_pooler(servers: Servers, name: str, sslmode: str = "require") -> Iterator[Pooler]:
     """A PgBouncer that takes TLS only, with a certificate for `name`, and a unix socket."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -55,23 +53,23 @@ def _pooler(servers: Servers, name: str, sslmode: str = "require") -> Iterator[P
 @pytest.fixture(scope="module")
 def pooler(servers: Servers) -> Iterator[Pooler]:
     """One whose certificate is for the address it listens on."""
-    with _pooler(servers, "127.0.0.1") as pooler:
+    with tls_pooler(servers, "127.0.0.1") as pooler:
         yield pooler
 
 
 @pytest.fixture(scope="module")
 def impostor(servers: Servers) -> Iterator[Pooler]:
     """One whose certificate is for another host, from the same kind of CA."""
-    with _pooler(servers, "elsewhere.example") as pooler:
+    with tls_pooler(servers, "elsewhere.example") as pooler:
         yield pooler
 
 
-def _url(pooler: Pooler, sslmode: str, **query: str) -> str:
+def tls_url(pooler: Pooler, sslmode: str, **query: str) -> str:
     url = make_url(pooler.url).set(query={"sslmode": sslmode, **query})
     return url.render_as_string(hide_password=False)
 
 
-async def _connect(url: str, ca: Path | None = None) -> None:
+async def log_in(url: str, ca: Path | None = None) -> None:
     settings = Settings.model_validate({"database_url": url, "database_ssl_root_cert": ca})
     engine = create_engine(settings)
     try:
@@ -82,62 +80,22 @@ async def _connect(url: str, ca: Path | None = None) -> None:
 
 
 async def test_the_right_ca_and_host_name_are_accepted(pooler: Pooler) -> None:
-    await _connect(pooler.url, pooler.ca)
+    await log_in(pooler.url, pooler.ca)
 
 
 @pytest.mark.parametrize("sslmode", ["allow", "prefer", "require", "verify-full"])
 async def test_another_ca_is_refused(pooler: Pooler, sslmode: str) -> None:
     with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
-        await _connect(_url(pooler, sslmode), pooler.other_ca)
+        await log_in(tls_url(pooler, sslmode), pooler.other_ca)
 
 
 async def test_another_host_name_is_refused_unless_verify_ca(impostor: Pooler) -> None:
     with pytest.raises(OperationalError, match=r"not valid for '127\.0\.0\.1'"):
-        await _connect(impostor.url, impostor.ca)
-    await _connect(_url(impostor, "verify-ca"), impostor.ca)
+        await log_in(impostor.url, impostor.ca)
+    await log_in(tls_url(impostor, "verify-ca"), impostor.ca)
 
 
 async def test_require_encrypts_and_disable_does_not(pooler: Pooler) -> None:
-    await _connect(_url(pooler, "require"))
+    await log_in(tls_url(pooler, "require"))
     with pytest.raises(DBAPIError, match="SSL required"):
-        await _connect(_url(pooler, "disable"))
-
-
-async def test_a_unix_socket(pooler: Pooler) -> None:
-    url = make_url(pooler.url)
-    await _connect(
-        f"postgresql://{url.username}:{url.password}@/{url.database}"
-        f"?host={pooler.sockets}&port={url.port}"
-    )
-
-
-async def test_channel_binding_asks_who_answers(pooler: Pooler) -> None:
-    """asyncpg has none: the server is verified instead, and this one is known to no system."""
-    with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
-        await _connect(_url(pooler, "require", channel_binding="require"))
-    await _connect(_url(pooler, "require", channel_binding="require"), pooler.ca)
-
-
-async def test_a_certificate_of_the_client(servers: Servers) -> None:
-    with _pooler(servers, "127.0.0.1", sslmode="verify-ca") as strict:
-        await _connect(f"{strict.url}?sslcert={strict.certificate}&sslkey={strict.certificate}")
-        with pytest.raises(DBAPIError):
-            await _connect(_url(strict, "require"))
-
-
-async def test_tls_without_asking_for_it_first(pooler: Pooler) -> None:
-    """PostgreSQL 17 and newer, and what routes by the name that TLS has, want the protocol's name too."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(pooler.certificate)
-    context.set_alpn_protocols(["postgresql"])
-    protocols = []
-
-    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        protocols.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
-        writer.close()
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(OperationalError, match="closed the connection"):
-            await _connect(f"postgresql://u:p@127.0.0.1:{port}/d?sslnegotiation=direct")
-    assert protocols == ["postgresql"]
+        await log_in(tls_url(pooler, "disable"))

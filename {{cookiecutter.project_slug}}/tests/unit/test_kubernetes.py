@@ -10,6 +10,7 @@ import yaml
 from {{ cookiecutter.package_name }}.cli import GRACE_PERIOD
 from {{ cookiecutter.package_name }}.database.connect import SECOND_TRY
 from {{ cookiecutter.package_name }}.observe.budget import plan_deployment
+from {{ cookiecutter.package_name }}.observe.patient import Options
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 from {{ cookiecutter.package_name }}.web.health import READINESS_TIMEOUT
 
@@ -60,7 +61,7 @@ def test_the_connections_stay_below_the_poolers_client_limit(
     settings = load_settings()
     assert settings.database_pool == "queue", "without a pool nothing limits the connections"
 
-    deployment = plan_deployment(settings, MANIFESTS, replicas=None, workers=None, surge=None)
+    deployment = plan_deployment(settings, Options(), MANIFESTS)
     limit = int(_example(r"^#?POOLER_CLIENT_LIMIT=(\d+)$"))
     assert deployment.needed < limit, (
         f"{deployment}: not below POOLER_CLIENT_LIMIT={limit} of .env.example. In "

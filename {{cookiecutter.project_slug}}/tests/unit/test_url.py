@@ -65,17 +65,11 @@ def test_parameters_are_translated_or_dropped() -> None:
         ("", "it is not a URL"),
         (f"mysql://u:{SECRET}@h/d", "its scheme is not one of postgresql, "),
         ("postgresql://u:[YOUR-PASSWORD]@h/d", "[YOUR-PASSWORD] is still in it"),
-        ("postgresql://u:{your_password}@h/d", "[YOUR-PASSWORD] is still in it"),
-        (f"postgresql://u:{SECRET}@/d", "it names no host"),
-        (f"postgresql://u:{SECRET}@/d?host=a,b", "it names several hosts"),
         (f"postgresql://postgres:{SECRET}@{HOST}:6543/d", "Write postgres.PROJECTREF"),
-        (f"postgresql://u:{SECRET}@h:port/d", "its port is not a whole number from 1 to 65535"),
         (f"postgresql://u:{SECRET}@h/d?options=-c%20jit=off", "its parameter 'options' is not"),
         (f"postgresql://u:{SECRET}@h/d?timeout=9", "Write connect_timeout"),
-        (f"postgresql://u:{SECRET}@real:5432/db@evil", "Percent-encode the password"),
         (f"postgresql://u:{SECRET}@h/d?sslmode=on", "It can be disable, allow, "),
         (f"postgresql://u:{SECRET}@h/d?sslmode=verify-full", "set DATABASE_SSL_ROOT_CERT"),
-        (f"postgresql://u:{SECRET}@h/d?connect_timeout=soon", "connect_timeout is not a whole"),
     ],
 )
 def test_refusals_name_the_problem_and_the_fix(text: str, message: str) -> None:

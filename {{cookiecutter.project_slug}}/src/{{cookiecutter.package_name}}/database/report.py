@@ -5,6 +5,8 @@ input syntax for type integer: "alice"`), and asyncpg too, when it refuses an ar
 logs, so an error is left with its class, its SQLSTATE, a pooler's words and the SQL.
 """
 
+import re
+
 import asyncpg
 import structlog
 from sqlalchemy.exc import EmulatedDBAPIException, SQLAlchemyError, StatementError
@@ -25,6 +27,12 @@ _ONLY_NAMES = ("42703", "42883")
 
 # A table or a column that does not exist: most likely not yet.
 _NOT_MIGRATED = ("42703", "42P01")
+
+# What is refused, by PostgreSQL's own words. Those of a function that raises 42501 may have values.
+_REFUSED = re.compile(
+    r"permission denied for (table|view|sequence|schema|function) \S+"
+    r"|new row violates row-level security policy .*"
+)
 
 
 def hide_values(error: BaseException) -> None:
@@ -60,6 +68,8 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     place = dict(vars(cause)) if isinstance(cause, CantConnectError) else {}
     if getattr(cause, "sqlstate", None) in _NOT_MIGRATED:
         place["hint"] = "an old schema? run {{ cookiecutter.project_slug }} migrate"
+    elif denied := _REFUSED.fullmatch(getattr(cause, "message", None) or ""):
+        place["hint"] = denied[0]
     pooler = pooler_words(cause)
     failures.labels(failure.name.lower(), pooler or "").inc()
     log.warning(

@@ -21,7 +21,7 @@ class ItemCreate(BaseModel):
     description: Description | None = None
 
 
-@with_config(extra="forbid")
+@with_config(ConfigDict(extra="forbid"))
 class ItemChange(TypedDict, total=False):
     """What to change. What is left out stays as it is."""
 

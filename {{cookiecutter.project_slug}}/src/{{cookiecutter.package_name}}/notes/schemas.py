@@ -19,7 +19,7 @@ class NoteCreate(BaseModel):
     text: Text
 
 
-@with_config(extra="forbid")
+@with_config(ConfigDict(extra="forbid"))
 class NoteChange(TypedDict, total=False):
     """What to change. What is left out stays as it is."""
 

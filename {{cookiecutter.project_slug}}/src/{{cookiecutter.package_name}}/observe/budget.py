@@ -2,43 +2,52 @@
 
 import math
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import yaml
 
+from {{ cookiecutter.package_name }}.cli import project
+from {{ cookiecutter.package_name }}.observe.findings import Finding, failure, ok, warning
+from {{ cookiecutter.package_name }}.observe.patient import Options, Patient
 from {{ cookiecutter.package_name }}.settings import Settings
 
+# What PostgreSQL has, and what of it others use. With $1 a pooler's connections for this login are not
+# counted: they are what serves us.
+ROOM = """
+    SELECT current_setting('max_connections')::int AS most,
+        current_setting('superuser_reserved_connections')::int
+            + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
+        (
+            SELECT count(*)::int FROM pg_stat_activity
+            -- The kind of another role's backend is hidden; with a database and a user it is a client's.
+            WHERE coalesce(backend_type, 'client backend') = 'client backend'
+                AND datid IS NOT NULL AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+                AND NOT ($1 AND usename = current_user AND datname = current_database())
+        ) AS in_use
+"""
 
-class Plan(NamedTuple):
-    connections: int
-    """`max_connections` of PostgreSQL."""
-    clients: int
-    """Clients of the pooler."""
-
-
-# Supabase's compute sizes: "Compute and Disk" in its documentation, as of November 2026,
-# https://supabase.com/docs/guides/platform/compute-and-disk#limits-and-constraints
+# Clients of the pooler for Supabase's compute sizes: "Compute and Disk" in its documentation, as of
+# November 2026, https://supabase.com/docs/guides/platform/compute-and-disk#limits-and-constraints
 PLANS = {
-    "nano": Plan(60, 200),
-    "micro": Plan(60, 200),
-    "small": Plan(90, 400),
-    "medium": Plan(120, 600),
-    "large": Plan(160, 800),
-    "xl": Plan(240, 1000),
-    "2xl": Plan(380, 1500),
-    "4xl": Plan(480, 3000),
-    "8xl": Plan(490, 6000),
-    "12xl": Plan(500, 9000),
-    "16xl": Plan(500, 12000),
+    "nano": 200,
+    "micro": 200,
+    "small": 400,
+    "medium": 600,
+    "large": 800,
+    "xl": 1000,
+    "2xl": 1500,
+    "4xl": 3000,
+    "8xl": 6000,
+    "12xl": 9000,
+    "16xl": 12000,
 }
 
-# What a pooler takes where nobody has said anything else: Supabase's smallest size, and PgBouncer's own
-# default for max_client_conn.
-LEAST_CLIENTS = {"Supavisor": PLANS["nano"].clients, "PgBouncer": 100}
+# What goes wrong with the manifests of an owner who writes them in another way.
+_UNLIKE_OURS = (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError)
+
+_POOL = ("database_pool_size", "database_max_overflow")
 
 
 @dataclass(frozen=True)
@@ -81,14 +90,7 @@ class Deployment:
         return ", or ".join([*ways, "a higher limit"])
 
 
-def plan_deployment(
-    settings: Settings,
-    manifests: Path,
-    *,
-    replicas: int | None,
-    workers: int | None,
-    surge: int | None,
-) -> Deployment:
+def plan_deployment(settings: Settings, options: Options, manifests: Path) -> Deployment:
     """The numbers that were given, or else those of the manifests, if there are any.
 
     A variable of the pool that is set here wins over the manifests' one.
@@ -96,62 +98,74 @@ def plan_deployment(
     Raises:
         ValueError: one was not given, and the manifests do not say it.
     """
-    deployment, autoscaler = (
-        _spec(manifests / "service" / name)
-        for name in ("deployment.yaml", "horizontalpodautoscaler.yaml")
-    )
-
-    def known(name: str, given: int | None, find: Callable[[], Any]) -> int:
-        if given is not None:
-            return given
-        try:
-            return int(find())
-        except (LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{name} not known from {manifests}") from error
-
-    def pool(name: str) -> int:
-        if name not in settings.model_fields_set:
-            with suppress(LookupError, TypeError, ValueError):
-                variables = _container(deployment)["env"]
-                return next(int(it["value"]) for it in variables if it["name"] == name.upper())
-        return int(getattr(settings, name))
-
-    replicas = known(
-        "replicas",
-        replicas,
-        lambda: deployment["replicas"] if autoscaler is None else autoscaler["maxReplicas"],
-    )
-    return Deployment(
-        replicas,
-        known("workers", workers, lambda: 1 if deployment is None else _workers(deployment)),
-        known("surge", surge, lambda: 1 if deployment is None else _surge(deployment, replicas)),
-        pool("database_pool_size"),
-        pool("database_max_overflow"),
-    )
+    try:
+        found = _read(manifests / "service", options.replicas)
+    except FileNotFoundError:
+        found = {"workers": 1, "surge": 1}
+    except _UNLIKE_OURS:
+        found = {}
+    for name in ("replicas", "workers", "surge"):
+        if (given := getattr(options, name)) is not None:
+            found[name] = given
+        elif name not in found:
+            raise ValueError(f"{name} not known from {manifests}")
+    for name in _POOL:
+        if name in settings.model_fields_set or name not in found:
+            found[name] = getattr(settings, name)
+    size, overflow = map(found.__getitem__, _POOL)
+    return Deployment(found["replicas"], found["workers"], found["surge"], size, overflow)
 
 
-def _spec(path: Path) -> Any:
-    """What a manifest asks for: None without one, and nothing of one that can't be read."""
-    if not path.exists():
-        return None
-    with suppress(OSError, LookupError, TypeError, ValueError, yaml.YAMLError):
-        return yaml.safe_load(path.read_text())["spec"]
-    return {}
-
-
-def _container(deployment: Any) -> Any:
-    return deployment["template"]["spec"]["containers"][0]
-
-
-def _workers(deployment: Any) -> int:
-    container = _container(deployment)
+def _read(manifests: Path, replicas: int | None) -> dict[str, int]:
+    """What the manifests say. Where they are not as expected, so is the error."""
+    deployment = yaml.safe_load((manifests / "deployment.yaml").read_text())["spec"]
+    container = deployment["template"]["spec"]["containers"][0]
     command = " ".join([*container.get("command", []), *container.get("args", [])])
-    found = re.search(r"--workers[= ](\d+)", command)
-    return int(found[1]) if found else 1
-
-
-def _surge(deployment: Any, replicas: int) -> int:
+    workers = re.search(r"--workers[= ](\d+)", command)
+    found = {"workers": int(workers[1]) if workers else 1}
+    for variable in container.get("env", []):
+        if (name := variable["name"].lower()) in _POOL and "value" in variable:
+            found[name] = int(variable["value"])
+    autoscaler = manifests / "horizontalpodautoscaler.yaml"
+    if autoscaler.exists():
+        found["replicas"] = int(yaml.safe_load(autoscaler.read_text())["spec"]["maxReplicas"])
+    elif "replicas" in deployment:
+        found["replicas"] = int(deployment["replicas"])
     surge = deployment["strategy"]["rollingUpdate"]["maxSurge"]
     if isinstance(surge, str):
-        return math.ceil(int(surge.rstrip("%")) * replicas / 100)
-    return int(surge)
+        share = int(surge.removesuffix("%")) / 100
+        surge = math.ceil(share * (found["replicas"] if replicas is None else replicas))
+    return found | {"surge": int(surge)}
+
+
+async def budget(it: Patient) -> AsyncIterator[Finding]:
+    """Whether the pools of all processes fit into what the pooler, or PostgreSQL, takes."""
+    room = await it.clients[0].row(ROOM, False)
+    told = f"max_connections {room['most']}, {room['in_use']} in use"
+    yield ok(told, max_connections=room["most"], in_use=room["in_use"])
+    if it.settings.database_pool == "null":
+        told = "DATABASE_POOL=null: as many connections as requests at once"
+        yield warning(told, "DATABASE_POOL=queue, unless this runs as functions")
+        return
+    try:
+        manifests = (project() or Path()) / "kubernetes"
+        deployment = plan_deployment(it.settings, it.options, manifests)
+    except ValueError as error:
+        yield warning(str(error), "give --replicas (and --workers, --surge)")
+        return
+    needed, limit = deployment.needed, it.options.client_limit
+    allowed = room["most"] - room["reserved"]
+    if limit is None and it.options.plan and it.mode == "transaction":
+        limit = PLANS[it.options.plan]
+    if it.mode == "direct" or (it.mode == "session" and (limit or needed) >= allowed):
+        limit = allowed  # each client has a backend
+    values = {"needed": needed, "limit": limit}
+    if limit is None:
+        what = "its pool size, in session mode" if it.mode == "session" else "--plan on Supabase"
+        told = f"{deployment}; how many there may be is not known"
+        yield warning(told, f"give --client-limit ({what})", **values)
+    elif needed < limit:
+        yield ok(f"{deployment} of {limit}: {limit - needed} are left for others", **values)
+    else:
+        told = f"{deployment} of {limit}: {needed - limit + 1} too many"
+        yield failure(told, deployment.advice(limit), **values)

@@ -13,12 +13,13 @@ LEVELS: tuple[Level, ...] = ("ok", "warning", "failure")
 """The exit code is the place of the worst one in here."""
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Finding(BaseModel):
     """One line of the report."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = _CONFIG
 
     check: str = ""
     """Which check found it."""
@@ -35,7 +36,7 @@ class Finding(BaseModel):
 class Report(BaseModel):
     """What `doctor --json` prints."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = _CONFIG
 
     level: Level
     """The worst of the findings'."""

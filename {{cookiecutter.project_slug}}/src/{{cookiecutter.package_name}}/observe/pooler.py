@@ -1,148 +1,163 @@
-"""What answers, and in which mode: by experiment, since a port's number proves nothing."""
-
-from __future__ import annotations
+"""`doctor`: what answers, and in which mode: by experiment, since a port's number proves nothing."""
 
 import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from uuid import uuid4
 
 import asyncpg
-from asyncpg.prepared_stmt import PreparedStatement
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from {{ cookiecutter.package_name }}.observe.advice import explain
+from {{ cookiecutter.package_name }}.observe.findings import Finding, failure, ok, warning
+from {{ cookiecutter.package_name }}.observe.patient import STEP, Client, Patient
 
 # Seconds that a transaction may wait for a backend before the pool counts as full.
 PATIENCE = 1
 
+_CLIENTS = 4  # at once: enough to see somebody moved, and few enough for any pool
 _STATEMENT = "examined"
 
-
-class Client:
-    """A connection that asks by itself: no pool, no cache and no session of the service's has a say."""
-
-    def __init__(self, driver: asyncpg.Connection) -> None:
-        self._driver = driver
-        self.key: int = driver.get_server_pid()
-        """The pid that came with the login: PostgreSQL's own, and a number that a pooler made up."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is still open."""
-        return not self._driver.is_closed()
-
-    @classmethod
-    async def of(cls, connection: AsyncConnection) -> Client:
-        """The client behind a connection of the engine's."""
-        return cls((await connection.get_raw_connection()).driver_connection)  # type: ignore[arg-type]
-
-    async def run(self, command: str) -> None:
-        """A simple query: one round trip."""
-        await asyncpg.Connection.execute(self._driver, command)
-
-    async def rows(self, query: str, *values: Any) -> list[asyncpg.Record]:
-        """Ask with an unnamed statement, which is right on any backend."""
-        statement = await self.prepare(query, "")
-        return await statement.fetch(*values)
-
-    async def row(self, query: str, *values: Any) -> asyncpg.Record:
-        """The only row of an answer."""
-        [row] = await self.rows(query, *values)
-        return row
-
-    async def prepare(self, query: str, name: str) -> PreparedStatement[Any]:
-        """Prepare a statement with a name of its own, or with none."""
-        return await asyncpg.Connection.prepare(self._driver, query, name=name)
-
-    async def hold(self) -> int:
-        """Begin a transaction, which can't write; the pid of the backend that has it."""
-        await self.run("BEGIN READ ONLY")
-        return int((await self.row("SELECT pg_backend_pid()"))[0])
-
-    async def release(self) -> None:
-        """End the transaction."""
-        await self.run("ROLLBACK")
+# A role that only one provider's servers have.
+PROVIDERS = {
+    "azure_pg_admin": "Azure",
+    "cloudsqlsuperuser": "Google Cloud SQL",
+    "neon_superuser": "Neon",
+    "rds_superuser": "Amazon RDS",
+    "supabase_admin": "Supabase",
+}
 
 
-@dataclass(frozen=True)
-class Pooler:
-    """What stands between this process and PostgreSQL."""
+async def pooler(it: Patient) -> AsyncIterator[Finding]:
+    """What answers, and in which mode."""
+    try:
+        while len(it.clients) < _CLIENTS:
+            it.clients.append(await it.connect(it.engine))
+    except SQLAlchemyError as error:
+        yield explain(error)  # no place for so many
+    it.mode, it.backends = await find_mode(it.clients)
+    if it.server["application"] == "Supavisor":
+        it.product = "Supavisor"
+    elif it.mode != "direct":
+        it.product = "PgBouncer" if await _is_pgbouncer(it) else "a pooler"
+    provider = PROVIDERS.get(it.server["provider"])
+    server = it.server["version"] + (f" at {provider}" if provider else "")
+    values = {"product": it.product, "mode": it.mode, "backends": it.backends, "provider": provider}
+    if it.mode == "direct":
+        yield ok(f"{server}, and no pooler before it", **values)
+    elif it.mode == "transaction":
+        met = f"{len(it.clients)} clients met {it.backends} backends"
+        yield ok(f"{it.product} in transaction mode ({met}), before {server}", **values)
+    elif it.mode == "session":
+        told = f"{it.product} in session mode (each client keeps its backend), before {server}"
+        advice = "use the transaction mode's port (Supabase: 6543), or pool_mode = transaction"
+        yield warning(told, advice, **values)
+    else:
+        told = f"{it.product}, before {server}; in which mode can't be seen: no backend came free"
+        yield warning(told, "try again when there is less to do", **values)
 
-    mode: str
-    """`direct`, `session`, `transaction` or `unknown`."""
-    backends: int
-    """How many were met."""
+
+async def session(it: Patient) -> AsyncIterator[Finding]:
+    """Whether what one client sets is there for the next."""
+    if it.mode in ("direct", "session"):
+        it.survive = True
+        yield ok("settings of a session stay with their client", leaks=False)
+        return
+    if len(it.clients) == 1 or it.mode == "unknown":
+        return
+    try:
+        leaks, it.survive = await _find_kept(it.clients, it.backends)
+    except TimeoutError:
+        told = "geqo_seed was set on a backend and not reset: others keep that backend busy"
+        yield warning(told, "it is harmless, and goes when the pooler closes that connection")
+        return
+    if leaks:
+        advice = "SET LOCAL and set_config(..., true) are safe; SET, LISTEN, session locks are not"
+        yield ok("settings of a session are there for the next client", advice, leaks=True)
+    else:
+        yield ok("the pooler resets a backend after each transaction", leaks=False)
 
 
-UNKNOWN = Pooler("unknown", 0)
+async def statements(it: Patient) -> AsyncIterator[Finding]:
+    """Whether the engine names its statements, and whether such ones survive."""
+    own = uuid4().hex  # not what another's driver has left there
+    query = f"SELECT name FROM pg_prepared_statements WHERE statement LIKE '%{own}%'"
+    connection = it.clients[0].connection
+    named = bool((await connection.execute(text(query))).all())
+    await connection.rollback()
+    told = {True: "survive here", False: "do not survive here", None: "were not tried"}[it.survive]
+    values = {"named": named, "survive": it.survive}
+    advice = (
+        "statement_cache_size and prepared_statement_cache_size have to be 0: database/engine.py"
+    )
+    if not named:
+        yield ok(f"the service's have no names; named ones {told}", **values)
+    elif it.survive:
+        told += " until a migration changes a type"
+        yield warning(f"the service's have names, which {told}", advice, **values)
+    else:
+        yield failure(f"the service's have names, which {told}", advice, **values)
 
 
-async def find_mode(clients: Sequence[Client]) -> Pooler:
-    """Hold transactions, all at once, and see who is served by which backend, turn after turn.
+async def find_mode(clients: Sequence[Client]) -> tuple[str, int]:
+    """`direct`, `session`, `transaction` or `unknown`, and how many backends were met.
 
-    In session mode each keeps its own. Otherwise a pooler hands out the backend that was used last, or
-    the one that was used the longest ago: in the second turn or in the third somebody is moved.
+    They hold transactions, all at once, to see who is served by which backend, turn after turn. In
+    session mode each keeps its own. Otherwise a pooler hands out the backend that was used last, or the
+    one that was used the longest ago: in the second turn or in the third somebody is moved.
     """
     met: dict[Client, set[int]] = {it: set() for it in clients}
     for begins in (0, 1, 1):
         full = await _turn([*clients[begins:], *clients[:begins]], met)
         pids = [pid for seen in met.values() for pid in seen]
-        if len(pids) > len(set(pids)) or any(len(seen) > 1 for seen in met.values()):
-            return Pooler("transaction", len(set(pids)))  # two had the same, or one was moved
+        backends = len(set(pids))
+        if len(pids) > backends or any(len(seen) > 1 for seen in met.values()):
+            return "transaction", backends  # two had the same, or one was moved
         if full:
-            return Pooler(full, len(pids))
+            return full, backends
     if all(seen == {it.key} for it, seen in met.items()):
-        return Pooler("direct", len(pids))
-    return Pooler("session" if len(pids) > 1 else "unknown", len(pids))
+        return "direct", backends
+    return "session" if backends > 1 else "unknown", backends
 
 
 async def _turn(order: list[Client], met: dict[Client, set[int]]) -> str | None:
-    """Let each hold a transaction. If one has to wait: what that says of the mode."""
+    """Let each hold a transaction. If one waits for ever: what that says of the mode."""
     holding: list[Client] = []
-    waiting = None
-    try:
-        for client in order:
-            waiting = asyncio.create_task(client.hold())
-            await asyncio.wait([waiting], timeout=PATIENCE)
-            if not waiting.done():
-                break
-            holding.append(client)
-            met[client].add(waiting.result())
-    finally:
-        for it in holding:
-            await it.release()
-    if waiting is None or waiting.done():
+    for client in order:
+        hold = asyncio.create_task(client.hold())
+        await asyncio.wait([hold], timeout=PATIENCE)
+        if not hold.done():
+            break
+        met[client].add(hold.result())
+        holding.append(client)
+    for it in holding:
+        await it.run("ROLLBACK")
+    if len(holding) == len(order):
         return None
     # The pool is smaller than this, or others need it too. A backend is free now, unless it is kept for
     # whoever had it.
-    await asyncio.wait([waiting], timeout=PATIENCE)
-    if waiting.done():
-        met[client].add(waiting.result())
-        await client.release()
+    await asyncio.wait([hold], timeout=PATIENCE)
+    if hold.done():
+        met[client].add(hold.result())
+        await client.run("ROLLBACK")
         return None
-    waiting.cancel()
+    hold.cancel()
+    client.driver.terminate()  # or closing it would wait for an answer
     for it in holding[:1]:
         again = await asyncio.wait_for(it.hold(), PATIENCE)
-        await it.release()
+        await it.run("ROLLBACK")
         return "session" if {again} == met[it] else None
     return "unknown"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What of a transaction is still there after it."""
+async def _find_kept(clients: Sequence[Client], backends: int) -> tuple[bool, bool | None]:
+    """Whether a setting is on a backend for the next client, and whether a named statement can be run on
+    another backend (None: there is no other).
 
-    setting: bool
-    """A session's setting is on the backend, for the next client."""
-    statement: bool | None
-    """A named statement can be run on another backend. None: there is no other."""
-
-
-async def find_kept(clients: Sequence[Client], pooler: Pooler) -> Kept:
-    """Leave a setting and a named statement on a backend, look at them, and take them away again.
-
-    `geqo_seed` is of no consequence: it has a say in the plans of joins of twelve tables. To take both
-    away, a transaction of another client is brought to that backend.
+    They are left on a backend, looked at, and taken away by a client that is brought there. `geqo_seed`
+    is of no consequence: it has a say in the plans of joins of twelve tables.
 
     Raises:
         TimeoutError: none came there any more, so both stay.
@@ -155,8 +170,16 @@ async def find_kept(clients: Sequence[Client], pooler: Pooler) -> Kept:
     await one.run("COMMIT")
     there = await _bring_to(pid, others)
     try:
-        setting = float((await there.row("SELECT current_setting('geqo_seed')"))[0]) == value
-        return Kept(setting, await _runs(one, statement) if pooler.backends > 1 else None)
+        leaks = float((await there.row("SELECT current_setting('geqo_seed')"))[0]) == value
+        survives = None
+        if backends > 1:
+            await one.hold()  # on another backend
+            survives = False
+            with suppress(asyncpg.InvalidSQLStatementNameError):
+                await statement.fetch()
+                survives = True
+            await one.run("ROLLBACK")
+        return leaks, survives
     finally:
         await there.run("RESET geqo_seed")
         mine = "SELECT FROM pg_prepared_statements WHERE name = $1"
@@ -177,16 +200,18 @@ async def _bring_to(pid: int, clients: Sequence[Client]) -> Client:
                     holding.append(client)
             finally:
                 for it in holding:
-                    await it.release()
+                    await it.run("ROLLBACK")
 
 
-async def _runs(client: Client, statement: PreparedStatement[Any]) -> bool:
-    """Whether a statement can be run, on another backend than its own, which is in use."""
-    await client.hold()
+async def _is_pgbouncer(it: Patient) -> bool:
+    """It refuses a parameter that it does not know, before the login; Supavisor drops it."""
+    target = it.settings.database_url
+    given = target.url.translate_connect_args(username="user") | target.connect_args
+    # Not by an engine: a refusal counts, and nobody here could log in for a while.
+    probe = {"server_settings": {"examined.by": "doctor"}, "timeout": STEP - 1}
     try:
-        await statement.fetch()
-    except asyncpg.InvalidSQLStatementNameError:
-        return False
-    finally:
-        await client.release()
-    return True
+        connection = await asyncpg.connect(**given | probe)
+    except asyncpg.PostgresError as error:
+        return "unsupported startup parameter" in str(error)
+    await connection.close()
+    return False

@@ -1,5 +1,7 @@
 """Which size a pool should have, from what was measured. Nothing here connects."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,9 +9,6 @@ from statistics import median
 
 # Of the best rate: a pool that is twice as large for 5 % more is a bad bargain.
 NEAR = 0.95
-
-# Of the median rate, between the trials of one size. A choice.
-RESTLESS = 0.3
 
 # Of one core, above which the process itself is what takes the time.
 BUSY = 0.9
@@ -29,86 +28,48 @@ class Trial:
     """Seconds of CPU that this process used per second."""
 
 
-@dataclass(frozen=True)
 class Size:
     """One size, measured several times: the medians."""
 
-    connections: int
-    trials: Sequence[Trial]
+    def __init__(self, connections: int, trials: Sequence[Trial]) -> None:
+        self.connections, self.trials = connections, trials
+        self.rate = median(it.rate for it in trials)
+        self.p50 = median(it.p50 for it in trials)
+        self.p99 = median(it.p99 for it in trials)
+        self.cpu = median(it.cpu for it in trials)
+        self.refused = sum(it.refused for it in trials)
 
-    @property
-    def rate(self) -> float:
-        return median(trial.rate for trial in self.trials)
+    def meets(self, target: float) -> bool:
+        return self.p99 <= target and not self.refused
 
-    @property
-    def p50(self) -> float:
-        return median(trial.p50 for trial in self.trials)
-
-    @property
-    def p99(self) -> float:
-        return median(trial.p99 for trial in self.trials)
-
-    @property
-    def cpu(self) -> float:
-        return median(trial.cpu for trial in self.trials)
-
-    @property
-    def spread(self) -> float:
-        """By how much the trials differ, as a share of the median."""
-        rates = [trial.rate for trial in self.trials]
-        return (max(rates) - min(rates)) / self.rate
-
-    @property
-    def refused(self) -> int:
-        return sum(trial.refused for trial in self.trials)
+    def is_near(self, best: Size) -> bool:
+        return self.rate >= NEAR * best.rate
 
 
-@dataclass(frozen=True)
-class Choice:
-    size: Size
-    best: Size
-    """The size with the highest rate."""
-    fast: bool
-    """Whether its rate is near the best."""
-    meets: bool
-    """Whether its p99 meets the target, and no request was refused."""
+def best_of(sizes: Iterable[Size]) -> Size:
+    return max(sizes, key=lambda size: size.rate)
 
 
-def choose(sizes: Iterable[Size], target: float) -> Choice | None:
+def choose(sizes: Iterable[Size], target: float) -> Size | None:
     """The smallest size near the best rate whose p99 meets the target.
 
     If none does both, the smallest of the fast ones among those that meet the target; if none meets it,
     among all. None, if nothing was answered.
     """
-    tried = sorted(sizes, key=lambda size: size.connections)
-    best = max(tried, key=lambda size: size.rate, default=None)
-    if best is None or not best.rate:
-        return None
-    meeting = [it for it in tried if it.rate and it.p99 <= target and not it.refused]
-    for among in ([it for it in meeting if it.rate >= NEAR * best.rate], meeting, tried):
+    tried = sorted((it for it in sizes if it.rate), key=lambda size: size.connections)
+    meeting = [it for it in tried if it.meets(target)]
+    for among in ([it for it in meeting if it.is_near(best_of(tried))], meeting, tried):
         if among:
-            enough = NEAR * max(it.rate for it in among)
-            chosen = next(it for it in among if it.rate >= enough)
-            return Choice(chosen, best, chosen.rate >= NEAR * best.rate, chosen in meeting)
+            return next(it for it in among if it.is_near(best_of(among)))
     return None
-
-
-def first_guess(concurrency: int, target: float, held: float) -> float:
-    """Connections in use, by Little's law: requests per second x the seconds each holds one.
-
-    As many requests at once, each of which is answered within the target, are concurrency / target
-    per second.
-    """
-    return concurrency / target * held
 
 
 def ladder(most: int, *also: int) -> list[int]:
     """The sizes to try: each about 1.4 times the one before, up to `most`, and some more."""
     steps = {round(2 ** (half / 2)) for half in range(2 * most.bit_length())}
     # The last step before `most` would be nearly the same.
-    return sorted(
-        {1, most, *(n for n in steps if n < 0.85 * most), *(n for n in also if 0 < n < most)}
-    )
+    near = {n for n in steps if n < 0.85 * most}
+    return sorted({1, most} | near | {n for n in also if 0 < n < most})
 
 
 def milliseconds(seconds: float) -> str:
@@ -123,14 +84,8 @@ HEAD = ("connections", "requests/s", "p50", "p99", "refused", "CPU")
 
 def cells(size: Size) -> list[str]:
     """A row of the table below `HEAD`."""
-    return [
-        f"{size.connections}",
-        f"{size.rate:,.0f}",
-        milliseconds(size.p50),
-        milliseconds(size.p99),
-        f"{size.refused}",
-        f"{size.cpu:.0%}",
-    ]
+    rate, p50, p99 = f"{size.rate:,.0f}", milliseconds(size.p50), milliseconds(size.p99)
+    return [f"{size.connections}", rate, p50, p99, f"{size.refused}", f"{size.cpu:.0%}"]
 
 
 @dataclass(frozen=True)
@@ -148,23 +103,25 @@ class Limits:
     requests_per_connection: int = 20
 
 
-def advice(choice: Choice, limits: Limits, concurrency: int, target: float) -> list[str]:
+def advice(
+    size: Size, sizes: Iterable[Size], limits: Limits, concurrency: int, target: float
+) -> list[str]:
     """What to set and why, in sentences; the first says it all."""
-    size, best = choice.size, choice.best
+    best = best_of(sizes)
     variables = [f"DATABASE_POOL_SIZE={size.connections}", "DATABASE_MAX_OVERFLOW=0"]
     if size.connections * limits.requests_per_connection < concurrency:
         # Or the service would refuse what was measured here.
         variables.append(f"REQUESTS_PER_CONNECTION={math.ceil(concurrency / size.connections)}")
     told = f"Set {', '.join(variables)}: {size.rate:,.0f} requests/s with a p99 of {milliseconds(size.p99)}"
-    if choice.fast and size.connections < best.connections:
+    if size.is_near(best) and size.connections < best.connections:
         told += f", within 5 % of the best ({best.rate:,.0f}/s with {best.connections})"
     sentences = [f"{told}."]
-    if not choice.meets:
+    if not size.meets(target):
         sentences.append(
             f"No size meets the target of {milliseconds(target)} with {concurrency} requests at once: make the "
             "requests shorter, or share them among more processes."
         )
-    elif not choice.fast:
+    elif not size.is_near(best):
         sentences.append(
             f"It is the fastest that meets the target of {milliseconds(target)}; {best.connections} connections "
             f"answer {best.rate:,.0f}/s, with a p99 of {milliseconds(best.p99)}."
@@ -182,11 +139,6 @@ def advice(choice: Choice, limits: Limits, concurrency: int, target: float) -> l
         )
     elif best.connections == limits.most < concurrency:
         sentences.append(f"More connections might be faster still, but {limits.why}.")
-    if size.spread > RESTLESS:
-        sentences.append(
-            f"The trials of this size differ by {size.spread:.0%}: something else was at work. Try again, or give "
-            "each more --seconds."
-        )
     sentences.append(
         f"That is one process. Replicas x workers x {size.connections}, old and new pods together, have to stay "
         "below what the pooler, or PostgreSQL, has for clients: `doctor` counts it."

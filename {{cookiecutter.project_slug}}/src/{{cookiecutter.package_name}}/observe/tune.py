@@ -5,47 +5,29 @@ What runs is the service's own engine with its own settings, but for the size of
 
 import asyncio
 import math
-import os
 import signal
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
 
+import asyncpg
 import uvloop
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Column, Table
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from {{ cookiecutter.package_name }}.database.engine import open_engine
-from {{ cookiecutter.package_name }}.observe.load import (
-    BACKEND,
-    PATIENCE,
-    SETTLE,
-    Load,
-    explain,
-    held_at_once,
-    make_load,
-    measure,
-    open_connections,
-)
-from {{ cookiecutter.package_name }}.observe.sizing import (
-    HEAD,
-    Choice,
-    Limits,
-    Size,
-    Trial,
-    advice,
-    cells,
-    choose,
-    first_guess,
-    ladder,
-    milliseconds,
-)
+from {{ cookiecutter.package_name }}.observe import load as loads
+from {{ cookiecutter.package_name }}.observe import sizing
+from {{ cookiecutter.package_name }}.observe.advice import explain
+from {{ cookiecutter.package_name }}.observe.budget import ROOM
+from {{ cookiecutter.package_name }}.observe.patient import Client
+from {{ cookiecutter.package_name }}.observe.pooler import find_mode
 from {{ cookiecutter.package_name }}.settings import Settings, load_settings
 
 # Times that each size is tried. The median of three bears one that was disturbed.
@@ -53,6 +35,9 @@ REPEATS = 3
 
 # Requests of which a trial's time has room for at least so many, one after the other.
 IN_A_ROW = 4
+
+# Seconds until PostgreSQL has noticed that the connections of the trial before are gone.
+GONE = 0.1
 
 # The exit code of a program that Ctrl-C ended.
 INTERRUPTED = 130
@@ -62,128 +47,104 @@ SESSION_MODE = (
     "to be its transaction mode"
 )
 
-_BUDGET = text(
-    "SELECT current_setting('max_connections')::int AS most,"
-    " current_setting('superuser_reserved_connections')::int"
-    " + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,"
-    # The kind of another role's backend is hidden; with a database and a user it is a client's. A
-    # pooler's connections for this login are no others': they are what serves us.
-    " (SELECT count(*) FROM pg_stat_activity"
-    " WHERE coalesce(backend_type, 'client backend') = 'client backend'"
-    " AND datid IS NOT NULL AND usesysid IS NOT NULL AND pid <> pg_backend_pid()"
-    " AND NOT (:pooled AND usename = current_user AND datname = current_database())) AS in_use"
-)
 
-
+@dataclass
 class Tuning:
     """What was found so far: whoever interrupts it can still read it."""
 
-    def __init__(self, settings: Settings, load: Load, console: Console) -> None:
-        self.settings = settings
-        self.load = load
-        self.console = console
-        self.title = (
-            f"{load.concurrency} requests at once: {load.described}, on {settings.database_url}"
-        )
-        self.limits: Limits | None = None
-        self.budget = ""
-        self.guess = ""
-        self.trials: dict[int, list[Trial]] = {}
-        self.failures: list[str] = []
-        self.stopped = ""
-        self._pooled = False
-        self._held = 0.0
-        self._opening = 0.0
+    settings: Settings
+    load: loads.Load
+    console: Console
+    limits: sizing.Limits | None = None
+    told: list[str] = field(default_factory=list)
+    """What is known before the first trial, in sentences."""
+    trials: dict[int, list[sizing.Trial]] = field(default_factory=dict)
+    stopped: str = ""
 
     @property
-    def sizes(self) -> list[Size]:
-        return [Size(size, trials) for size, trials in sorted(self.trials.items()) if trials]
+    def sizes(self) -> list[sizing.Size]:
+        return [sizing.Size(size, trials) for size, trials in self.trials.items() if trials]
 
     @property
-    def choice(self) -> Choice | None:
-        return choose(self.sizes, self.load.target)
+    def choice(self) -> sizing.Size | None:
+        return sizing.choose(self.sizes, self.load.target)
 
     async def run(self) -> None:
         """Find the limits, then try each size."""
-        load = self.load
-        free = await self._look()
-        limits = self.limits = await self._fill(free)
-        guess = math.ceil(first_guess(load.concurrency, load.target, self._held))
-        self.guess = (
-            f"First guess, by Little's law: {load.concurrency} requests at once, each answered within "
-            f"{milliseconds(load.target)}, are {load.concurrency / load.target:,.0f}/s, and alone each holds a "
-            f"connection for {milliseconds(self._held)}: {guess} in use. Under load each takes longer, so try."
+        load, target = self.load, sizing.milliseconds(self.load.target)
+        self._tell(
+            f"{load.concurrency} requests at once: {load.described}, on {self.settings.database_url}"
         )
-        sizes = ladder(limits.most, guess, self.settings.database_pool_size, limits.backends or 0)
+        try:
+            free, pooled, held = await self._look()
+            limits = self.limits = await self._fill(free, pooled)
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise SystemExit(f"{_reason(error)}.") from None
+        # Little's law: those in use are requests per second x the seconds that each holds one.
+        rate = load.concurrency / load.target
+        guess = math.ceil(rate * held)
+        self._tell(
+            f"First guess, by Little's law: {load.concurrency} requests at once, each answered within {target}, "
+            f"are {rate:,.0f}/s, and alone each holds a connection for {sizing.milliseconds(held)}: {guess} in use. "
+            "Under load each takes longer, so try."
+        )
+        seconds = max(load.seconds, IN_A_ROW * held)
+        kept = self.settings.database_pool_size
+        sizes = sizing.ladder(limits.most, guess, kept, limits.backends or 0)
         self.trials = {size: [] for size in sizes}
         rounds = [size for turn in range(REPEATS) for size in sizes[:: -1 if turn % 2 else 1]]
-        expected = [self._expected(size) for size in rounds]
         self.console.print(
-            f"{self.budget}\n{self.guess}\n"
-            f"{len(sizes)} sizes up to {limits.most} ({limits.why}), {REPEATS} times each: about "
-            f"{_minutes(sum(expected))}. Ctrl-C keeps what was learnt."
+            f"{len(sizes)} sizes up to {limits.most} ({limits.why}), {REPEATS} times each: "
+            f"{len(rounds) * (loads.SETTLE + seconds):.0f} s at least. Ctrl-C keeps what was learnt."
         )
-        await self._try(sizes[-1])  # what comes first pays for cold caches
-        progress = Progress(
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        bar = progress.add_task("", total=sum(expected))
+        progress = Progress(console=self.console)
+        bar = progress.add_task("", total=len(rounds))
         with Live(console=self.console, transient=True, refresh_per_second=4) as live:
-            for size, seconds in zip(rounds, expected, strict=True):
+            for size in rounds:
                 progress.update(bar, description=_connections(size))
                 live.update(Group(table(self), progress))
-                trial = await self._try(size)
-                if trial is None:
-                    why = self.failures[-1] if self.failures else "nothing was answered"
-                    self.stopped = f"Stopped at {_connections(size)}: {why}."
+                try:
+                    trial = await self._try(size, seconds)
+                except SQLAlchemyError as error:
+                    self.stopped = f"Stopped at {_connections(size)}: {_reason(error)}."
                     return
                 self.trials[size].append(trial)
-                progress.advance(bar, seconds)
+                progress.advance(bar)
                 if not self.console.is_terminal:
                     self.console.print(f"{_connections(size)}: {trial.rate:,.0f} requests/s")
+
+    def _tell(self, sentence: str) -> None:
+        self.told.append(sentence)
+        self.console.print(sentence)
 
     def _engine(self, size: int) -> AbstractAsyncContextManager[AsyncEngine]:
         pool = {"database_pool": "queue", "database_pool_size": size, "database_max_overflow": 0}
         return open_engine(self.settings.model_copy(update=pool))
 
-    async def _look(self) -> int:
-        """Try the statement with one connection, and time it; connections that PostgreSQL has free."""
-        load = self.load
+    async def _look(self) -> tuple[int, bool, float]:
+        """Try the load with one connection: what PostgreSQL has free, whether there is a pooler, and the
+        seconds that a request holds a connection."""
         async with self._engine(1) as engine:
-            try:
-                async with engine.connect() as connection:
-                    pid = await connection.scalar(BACKEND)
-                    # A pooler tells each client an id of its own making.
-                    raw = await connection.get_raw_connection()
-                    self._pooled = raw.driver_connection.get_server_pid() != pid  # type: ignore[union-attr]
-                    room = (await connection.execute(_BUDGET, {"pooled": self._pooled})).one()
-                    await connection.rollback()
-                    if not load.hold:
-                        # What a function does can't be seen. So the first time it can't write.
-                        await connection.execute(text("SET TRANSACTION READ ONLY"))
-                        await connection.execute(load.statement)
-                work = load.work(engine)
-                times: list[float] = []
-                while len(times) < IN_A_ROW or (len(times) < 100 and sum(times) < load.seconds):
-                    begun = monotonic()
-                    await work()
-                    times.append(monotonic() - begun)
-            except SQLAlchemyError as error:
-                raise SystemExit(f"{explain(error)}.") from None
-        self._held = sorted(times)[len(times) // 2]
-        free: int = room.most - room.reserved - room.in_use
-        self.budget = (
-            f"PostgreSQL has {_connections(free)} free: max_connections {room.most}, {room.reserved} reserved, "
-            f"{room.in_use} in use by others."
+            async with engine.connect() as connection:
+                client = await Client.of(connection)
+                pooled = await client.hold() != client.key
+                room = await client.row(ROOM, pooled)
+                await client.run("ROLLBACK")
+                if not self.load.in_transaction:
+                    # What a function does can't be seen. So the first time it can't write.
+                    await connection.execute(text("SET TRANSACTION READ ONLY"))
+                    await connection.execute(self.load.statement)
+            alone = await loads.measure(self.load.work(engine), 1, self.load.seconds)
+        free = room["most"] - room["reserved"] - room["in_use"]
+        self._tell(
+            f"PostgreSQL has {_connections(free)} free: max_connections {room['most']}, {room['reserved']} reserved, "
+            f"{room['in_use']} in use by others."
         )
         if free < 1:
-            raise SystemExit(self.budget)
-        return free
+            raise SystemExit(1)
+        return free, pooled, alone.p50
 
-    async def _fill(self, free: int) -> Limits:
+    async def _fill(self, free: int, pooled: bool) -> sizing.Limits:
         """Open as many connections as may be tried, and count the server connections behind them."""
         bounds = {
             "there are no more requests at once": self.load.concurrency,
@@ -191,56 +152,41 @@ class Tuning:
             "--max-pool allows no more": self.load.most or free,
         }
         why, most = min(bounds.items(), key=lambda bound: bound[1])
-        async with self._engine(most) as engine:
-            begun = monotonic()
-            opened, refusal = await open_connections(engine, most)
-            self._opening = (monotonic() - begun) / most
-            held, keeps, failure = opened, False, ""
-            if self._pooled:
-                held, keeps, failure = await held_at_once(engine, opened)
-        if not held:
-            raise SystemExit(f"{failure or refusal}.")
-        if keeps or failure:
-            most, why = held, failure or SESSION_MODE.format(held)
-        elif refusal:
-            most, why = opened, refusal
-        backends = held if held < most else None
-        return Limits(most, why, free, backends, self.settings.requests_per_connection)
+        backends = None
+        async with self._engine(most) as engine, loads.opened(engine, most) as (found, refusal):
+            if refusal and not found:
+                raise refusal
+            if refusal:
+                most, why = len(found), _reason(refusal)
+            if pooled:
+                mode, held = await find_mode([await Client.of(it) for it in found])
+                if not held:
+                    raise SystemExit("The pooler has no server connection free: try again later.")
+                if held < most and mode == "transaction":
+                    backends = held
+                elif held < most:
+                    most, why = held, SESSION_MODE.format(held)
+        return sizing.Limits(most, why, free, backends, self.settings.requests_per_connection)
 
-    async def _try(self, size: int) -> Trial | None:
-        """One trial, in a pool whose connections are open. None: it can't be filled."""
+    async def _try(self, size: int, seconds: float) -> sizing.Trial:
+        """One trial, in a pool whose connections are open."""
+        await asyncio.sleep(GONE)
         async with self._engine(size) as engine:
-            for _ in range(2):
-                opened, refusal = await open_connections(engine, size)
-                if opened == size:
-                    return await measure(
-                        self.load, self.load.work(engine), self._seconds, self.failures
-                    )
-                self.failures.append(refusal)
-                await asyncio.sleep(PATIENCE)  # PostgreSQL takes a moment to notice who has gone
-        return None
-
-    @property
-    def _seconds(self) -> float:
-        return max(self.load.seconds, IN_A_ROW * self._held)
-
-    def _expected(self, size: int) -> float:
-        """Seconds of a trial: its pool is filled, and those who still wait at its end are answered."""
-        wait = min(
-            self.load.concurrency * self._held / size,
-            self.settings.database_pool_timeout + self._held,
-        )
-        return self._opening * size + SETTLE + self._seconds + wait
+            async with loads.opened(engine, size) as (_, refusal):
+                pass
+            if refusal:
+                raise refusal
+            return await loads.measure(self.load.work(engine), self.load.concurrency, seconds)
 
 
 def table(tuning: Tuning) -> Table:
     """What was measured so far."""
     choice = tuning.choice
-    rows = Table(*(Column(name, justify="right") for name in HEAD), "")
+    rows = Table(*(Column(name, justify="right") for name in sizing.HEAD), "")
     for size in tuning.sizes:
-        chosen = choice is not None and size == choice.size
+        chosen = choice is not None and size.connections == choice.connections
         mark = "<- this" if chosen else ""
-        rows.add_row(*cells(size), mark, style="bold" if chosen else None)
+        rows.add_row(*sizing.cells(size), mark, style="bold" if chosen else None)
     return rows
 
 
@@ -248,8 +194,13 @@ def _connections(number: int) -> str:
     return f"{number} connection{'s'[: number != 1]}"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _reason(error: BaseException) -> str:
+    """What went wrong, and what to do, without a full stop."""
+    found = explain(error)
+    if found.values["sqlstate"] == "25006":
+        return loads.WRITES.removesuffix(".")
+    told = found.observed.partition("\n")[0].rstrip(".")
+    return f"{told}: {found.advice}"
 
 
 def run(
@@ -263,37 +214,41 @@ def run(
     command: str,
 ) -> int:
     """Run the command, which was called so; its exit code."""
-    if page is not None:
-        if find_spec("matplotlib") is None:
-            raise SystemExit(
-                "The page's chart needs the dependencies of the group `tune`, which an image does not have: "
-                f"`uv run --group tune {command}`, or add --no-page."
-            )
-        if not os.access(page.parent, os.W_OK) or page.is_dir():
-            raise SystemExit(f"{page} can't be written: choose another --page, or --no-page.")
+    if page is not None and find_spec("matplotlib") is None:
+        raise SystemExit(
+            "The page's chart needs the dependencies of the group `tune`, which an image does not have: "
+            f"`uv run --group tune {command}`, or add --no-page."
+        )
+    if sql and hold:
+        raise SystemExit("Take --sql or --hold: each is a load of its own.")
     settings = load_settings()
     if settings.database_pool == "null":
         raise SystemExit("DATABASE_POOL=null keeps no connections, so there is no size to find.")
-    load = make_load(settings, sql, hold, concurrency, target_p99, max_pool, seconds)
+    held = loads.seconds("--hold", hold) if hold else 0
+    target = loads.seconds("--target-p99", target_p99)
+    if held >= settings.database_command_timeout:
+        raise SystemExit("--hold has to be shorter than DATABASE_COMMAND_TIMEOUT, which ends it.")
+    statement, described = loads.statement_of(sql, held)
+    load = loads.Load(statement, described, bool(held), concurrency, target, max_pool, seconds)
     console = Console(highlight=False, markup=False, emoji=False)
     tuning = Tuning(settings, load, console)
-    console.print(tuning.title, style="bold")
-    interrupted = False
+    code = 0
     with suppress(ValueError):  # in another thread than the first
         # A job in the background of a shell's script ignores it otherwise, and asyncio with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(tuning.run())
+        code = int(bool(tuning.stopped))
     except KeyboardInterrupt:
-        interrupted = True
-        tried = f"{len(tuning.sizes)} of {len(tuning.trials)} sizes were"
-        tuning.stopped = f"Stopped by Ctrl-C: {tried if tuning.sizes else 'nothing was'} tried."
+        tried = f"{len(tuning.sizes)} of {len(tuning.trials)}"
+        tuning.stopped = f"Stopped by Ctrl-C, after {tried} sizes."
+        code = INTERRUPTED
     choice = tuning.choice
     if choice is None or tuning.limits is None:
         console.print(tuning.stopped or "Nothing was answered.")
-        return INTERRUPTED if interrupted else 1
-    sentences = advice(choice, tuning.limits, load.concurrency, load.target)
+        return code or 1
+    sentences = sizing.advice(choice, tuning.sizes, tuning.limits, load.concurrency, load.target)
     console.print(table(tuning))
     for sentence in filter(None, [tuning.stopped, *sentences]):
         console.print(sentence)
@@ -302,4 +257,4 @@ def run(
 
         write(page, tuning, choice, sentences, command)
         console.print(f"The chart is in {page}.")
-    return INTERRUPTED if interrupted else int(bool(tuning.stopped))
+    return code

@@ -14,12 +14,12 @@ from sqlalchemy import BigInteger, cast, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from {{ cookiecutter.package_name }}.auth.dependencies import UserSessionDep
-from {{ cookiecutter.package_name }}.database.caller import Caller, UserSessions
-from {{ cookiecutter.package_name }}.database.session import Sessions
-from {{ cookiecutter.package_name }}.main import create_app
-from {{ cookiecutter.package_name }}.settings import Settings
-from {{ cookiecutter.package_name }}.web.dependencies import SessionDep
+from orders_api.auth.dependencies import UserSessionDep
+from orders_api.database.caller import Caller, UserSessions
+from orders_api.database.session import Sessions
+from orders_api.main import create_app
+from orders_api.settings import Settings
+from orders_api.web.dependencies import SessionDep
 
 from devstack.issuer import Issuer
 from tests.auth.callers import ALICE, BOB, NOTHING, is_caller, left_on_backends, who
