@@ -268,8 +268,8 @@ ROWS = [
         "casts without a length",
         DIALECT,
         {
-            "return adapted.adapt(_sealed_class(kind, name, rendered))": (
-                "return adapted.adapt(_sealed_class(kind, rendered, rendered))"
+            "return adapted.adapt(_mixed(_Sealed, kind, name, rendered))": (
+                "return adapted.adapt(_mixed(_Sealed, kind, rendered, rendered))"
             )
         },
         SEALED + "test_a_type_that_changes_under_a_live_connection",
@@ -296,6 +296,12 @@ ROWS = [
         SEALED + "test_types_of_ones_own",
     ),
     Row(
+        "an error for a value that is too long, in an array too",
+        DIALECT,
+        {"if (name := uncut_type(rendered)) != rendered:": "if False:"},
+        SEALED + "test_what_is_too_long_is_refused_and_not_cut",
+    ),
+    Row(
         "values as the model has them, casts or not",
         DIALECT,
         {"return _SealedColumn(column, self)": "return cast(column, self)"},
@@ -306,10 +312,10 @@ ROWS = [
         DIALECT,
         {
             '{"name_in_casts": in_casts, "name_as_declared": as_declared}': "{}",
-            "        return adapted.adapt(_sealed_class(kind, name, rendered))\n": (
-                "        sealed = adapted.adapt(_sealed_class(kind, name, rendered))\n"
-                "        sealed.name_in_casts, sealed.name_as_declared = name, rendered\n"
-                "        return sealed\n"
+            "            return adapted.adapt(_mixed(_Sealed, kind, name, rendered))\n": (
+                "            sealed = adapted.adapt(_mixed(_Sealed, kind, name, rendered))\n"
+                "            sealed.name_in_casts, sealed.name_as_declared = name, rendered\n"
+                "            return sealed\n"
             ),
         },
         SEALED + "test_types_of_ones_own",
@@ -487,6 +493,36 @@ ROWS = [
         MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
     ),
     Row(
+        "nothing that stays because the driver was told",
+        CONNECTION,
+        {"        self.refuse_what_lasts(query, row)\n": ""},
+        MISUSE_TOO + "test_a_commit_that_stores_nothing_is_an_error",
+    ),
+    Row(
+        "nothing that stays because of a parameter",
+        DIALECT,
+        {"driver.refuse_what_lasts(statement, parameters)": "pass"},
+        MISUSE + "test_what_would_stay_for_whoever_comes_next",
+    ),
+    Row(
+        "a pool for one event loop",
+        POOL,
+        {"        self._refuse_another_loop()\n        super().dispose()": "        super().dispose()"},
+        MISUSE_TOO + "test_a_connection_in_another_event_loop",
+    ),
+    Row(
+        "a connection for one event loop",
+        CONNECTION,
+        {"if asyncio.get_running_loop() is not self._loop:": "if False:"},
+        MISUSE_TOO + "test_a_connection_in_another_event_loop",
+    ),
+    Row(
+        "no connection whose BEGIN failed on its way",
+        CONNECTION,
+        {" or self._top_xact is not None:": ":"},
+        MISUSE_TOO + "test_a_begin_that_fails_on_its_way",
+    ),
+    Row(
         "headers that come before the body",
         LIMITS,
         {'        self.scope["headers"] = list(self.headers)\n': ""},
@@ -561,6 +597,12 @@ ROWS = [
         "migrations/env.py",
         {"pg_try_advisory_xact_lock(hashtext(:name))": "hashtext(:name)"},
         MIGRATIONS + "test_three_at_once",
+    ),
+    Row(
+        "all of a revision that commits",
+        "migrations/env.py",
+        {"    connection.commit()\n": ""},
+        MIGRATIONS + "test_a_revision_that_commits",
     ),
     Row(
         "to leave alone what no model knows",
@@ -2101,7 +2143,7 @@ ROWS = [
     Row(
         "COPY is taken for a held connection",
         CONNECTION,
-        {"timed(self, result) if asyncio.iscoroutine(result) else result": "result"},
+        {"with sent(self.use, method.__name__):": "if True:"},
         METERED_TOO + "test_work_that_takes_long_is_no_idle_connection",
     ),
     Row(
