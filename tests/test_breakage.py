@@ -1246,6 +1246,12 @@ ROWS = [
         ROUTES + "test_a_script_does_its_work_once_at_a_time",
     ),
     Row(
+        "an answer that has no body",
+        PROBLEMS,
+        {"if not is_body_allowed_for_status_code(error.status_code):": "if False:"},
+        WEB + "test_an_answer_that_has_no_body_has_none",
+    ),
+    Row(
         "a worker that ends",
         "docs/recipes.md",
         {"signal.SIGTERM, stop.set)": "signal.SIGTERM, print)"},
