@@ -158,6 +158,8 @@ def migrate(connection: Connection, user: str | None) -> None:
         context.run_migrations()
         if login and "destination_rev" in options:  # and not for a command that only looks
             let_login_in(connection, login)
+    # What follows a commit of a revision's own is in a transaction that Alembic does not know of.
+    connection.commit()
 
 
 async def online() -> None:
