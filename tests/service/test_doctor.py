@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -25,10 +26,11 @@ from typer.testing import CliRunner
 
 from orders_api.cli import main
 from orders_api.database.engine import create_engine
-from orders_api.observe import address, budget, doctor, patient, server
+from orders_api.observe import address, doctor, patient
+from orders_api.observe import pooler as pooler_checks
 from orders_api.observe.doctor import examine
 from orders_api.observe.findings import LEVELS, Finding, Report, lines
-from orders_api.observe.patient import Options
+from orders_api.observe.patient import Client, Options
 from orders_api.settings import Settings
 
 import devstack
@@ -77,7 +79,8 @@ async def _examine(url: str, **variables: Any) -> Examined:
     settings = Settings.model_validate(
         {"database_url": url} | {k: v for k, v in variables.items() if k in Settings.model_fields}
     )
-    options = Options(**{k: v for k, v in variables.items() if k not in Settings.model_fields})
+    given = {k: v for k, v in variables.items() if k not in Settings.model_fields}
+    options = Options(**{"project": ROOT} | given)
     found = Examined()
     for finding in await examine(settings, options, time.monotonic()):
         found.setdefault(finding.check, []).append(finding)
@@ -225,6 +228,68 @@ async def test_nothing_is_left_behind(database: Database) -> None:
                 await stack.enter_async_context(connect(url))
 
 
+async def test_what_another_doctor_has_left_is_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    """Others kept the backend busy, so it could not take away what it had set there."""
+    prepare, kept = Client.prepare, []
+
+    async def prepare_for_good(client: Client, query: str, name: str = "") -> Any:
+        kept.append(await prepare(client, query, name))  # or the driver closes it
+        return kept[-1]
+
+    async def bring_nobody(pid: int, clients: object) -> None:
+        raise TimeoutError
+
+    with devstack.pgbouncer(database.url, default_pool_size=1) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "prepare", prepare_for_good)
+            patch.setattr(pooler_checks, "_bring_to", bring_nobody)
+            found = await _examine(url)
+        assert found.level("session") == "warning"
+        assert "are left on a backend" in found.said("session")
+        assert (await _examine(url)).value("leaks") is True
+
+
+async def test_a_check_that_fails_leaves_no_transaction_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, pooler: str
+) -> None:
+    """All others would fail in it, and advise against that."""
+    prepare = Client.prepare
+
+    async def prepare_wrongly(client: Client, query: str, name: str = "") -> Any:
+        return await prepare(client, "SELECT nowhere" if name else query, name)
+
+    monkeypatch.setattr(Client, "prepare", prepare_wrongly)
+    found = await _examine(pooler)
+    assert "42703" in found.said("session")
+    assert [it for it in found if "25P02" in found.said(it)] == []
+
+
+class _Seat(Client):
+    """A client of a full pool, which gets these backends, and then waits for ever."""
+
+    def __init__(self, key: int, *pids: int) -> None:
+        self.key, self.pids, self.driver = key, list(pids), Mock()
+
+    async def hold(self) -> int:
+        return self.pids.pop(0) if self.pids else await asyncio.sleep(60, 0)
+
+    async def run(self, command: str) -> None:
+        """It is taken."""
+
+
+async def test_one_that_is_moved_where_a_pool_is_full_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the one that waited for ever is gone, so it can't be asked again."""
+    monkeypatch.setattr(pooler_checks, "PATIENCE", 0.01)
+    seats = [_Seat(1, 101, 102), _Seat(2)]
+    assert await pooler_checks.find_mode(seats) == ("transaction", 2)
+    kept = [_Seat(1, 101, 101), _Seat(2)]
+    assert (await pooler_checks.find_mode(kept))[0] != "transaction"
+
+
 async def test_a_wrong_password_is_sent_once(database: Database) -> None:
     """Ten of them make Supavisor block everybody."""
     async with counted(database.url) as (proxy, url):
@@ -275,7 +340,9 @@ async def test_it_ends_in_time_if_nobody_answers() -> None:
 
 async def test_tls_that_does_not_begin_is_no_answer(hasty: None) -> None:
     async with _answering(b"S") as url:
-        assert "no answer within" in (await _examine(url)).said("login")
+        found = await _examine(url)
+    assert "no answer within" in found.said("login")
+    assert found.level("tls") == "warning", "the login may have had the time"
 
 
 def test_it_ends_in_time_if_the_resolver_hangs() -> None:
@@ -371,7 +438,7 @@ async def test_a_role_that_may_too_much_or_too_little(database: Database) -> Non
             await direct.execute(f"DROP ROLE {role}")
     said = found.said("role")
     assert "has BYPASSRLS" in said
-    assert "may not SELECT on items, INSERT on items" in said
+    assert "may not SELECT on items, INSERT on items -> run `migrate`, or GRANT" in said
 
 
 async def test_the_migrations_url(database: Database, pooler: str) -> None:
@@ -409,7 +476,6 @@ async def test_a_migrations_host_that_does_not_answer_is_not_called_busy(
     ],
 )
 async def test_a_check_that_breaks_costs_no_other_its_findings(
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     database: Database,
     revision: str,
@@ -419,8 +485,7 @@ async def test_a_check_that_breaks_costs_no_other_its_findings(
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "migrations" / "versions" / "broken.py").write_text(revision.replace("-", "_"))
-    monkeypatch.setattr(server, "project", lambda: tmp_path)
-    found = await _examine(database.url, replicas=1)
+    found = await _examine(database.url, replicas=1, project=tmp_path)
     assert list(found)[-2:] == ["migrations", "schema"]
     assert found.level("schema") == "failure"
     assert error in found.said("schema")
@@ -453,15 +518,13 @@ async def test_without_manifests_nobody_knows_how_many_replicas_there_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pooler: str
 ) -> None:
     """As in the image. One that is guessed fits everywhere."""
-    monkeypatch.setattr(budget, "project", lambda: None)
-    monkeypatch.setattr(server, "project", lambda: None)
     monkeypatch.chdir(tmp_path)
-    found = await _examine(pooler)
+    found = await _examine(pooler, project=None)
     assert found.level("budget") == "warning"
     assert "replicas not known" in found.said("budget")
     assert "give --replicas (and --workers, --surge)" in found.said("budget")
     assert "not compared" in found.said("schema")
-    found = await _examine(pooler, replicas=2, client_limit=100)
+    found = await _examine(pooler, replicas=2, client_limit=100, project=None)
     assert found.level("budget") == "ok"
     assert found.value("needed") == 51
 

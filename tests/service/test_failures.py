@@ -169,8 +169,7 @@ async def test_a_standby_is_not_asked_again(settings: Settings, database: Databa
         async with engine.connect() as connection:
             first = await connection.scalar(text("SELECT pg_backend_pid()"))
             await connection.commit()
-            await connection.execute(text("SET default_transaction_read_only = on"))
-            await connection.commit()
+            await connection.execute(text("SET TRANSACTION READ ONLY"))
             with pytest.raises(SQLAlchemyError) as error:
                 await connection.execute(text("CREATE TABLE scratch.nothing ()"))
         assert classify(error.value) is Failure.UNAVAILABLE

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -15,14 +16,18 @@ from fastapi.responses import StreamingResponse
 from httpx import AsyncClient
 from sqlalchemy import MetaData, String, func, insert, select, text
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncResult, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult, AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from orders_api.database.base import Base
+from orders_api.database.connection import EventLoopError
+from orders_api.database.engine import create_engine, open_engine
 from orders_api.database.session import (
+    ReadSession,
     SessionEndedError,
     SessionInUseError,
 )
+from orders_api.settings import Settings
 from orders_api.web.dependencies import (
     SessionDep,
 )
@@ -383,6 +388,18 @@ async def _begin_by_hand(session: AsyncSession) -> None:
     await raw.driver_connection.execute("BEGIN; INSERT INTO notes (body) VALUES ('a'); COMMIT")
 
 
+def _by_the_driver(method: str, *arguments: Any) -> Use:
+    async def use(session: AsyncSession) -> None:
+        await session.execute(NOTE)
+        raw = await (await session.connection()).get_raw_connection()
+        await getattr(raw.driver_connection, method)(*arguments)
+
+    return use
+
+
+FALSE = ("SELECT set_config('a.b', 'c', $1)", False)
+
+
 @pytest.mark.parametrize(
     ("use", "says"),
     [
@@ -402,6 +419,16 @@ async def _begin_by_hand(session: AsyncSession) -> None:
         (_driver_first, "has not begun"),
         (_begin_of_the_driver, "has not begun"),
         (_begin_by_hand, "has not begun"),
+        (_by_the_driver("fetch", "COMMIT"), "ends its transaction itself"),
+        (_by_the_driver("execute", "SET a.b = 'c'"), "would stay"),
+        (_by_the_driver("execute", *FALSE), "would stay"),
+        (_by_the_driver("fetchval", *FALSE), "would stay"),
+        (_by_the_driver("executemany", "SELECT pg_advisory_lock($1)", [(1,)]), "would stay"),
+        (_by_the_driver("prepare", "SELECT pg_advisory_lock(1)"), "would stay"),
+        (_by_the_driver("cursor", "SELECT pg_advisory_lock(1)"), "would stay"),
+        (_by_the_driver("copy_from_query", "SELECT pg_advisory_lock(1)"), "would stay"),
+        (_by_the_driver("add_listener", "a", print), "would stay"),
+        (_by_the_driver("reset"), "ends its transaction itself"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -461,3 +488,102 @@ async def test_a_transaction_of_the_drivers_is_not_left_open(
         with pytest.raises(asyncpg.InterfaceError, match="back in the pool"):
             await kept[1].fetchval("SELECT 1")
         assert (await client.get("/readyz")).status_code == 200
+
+
+async def _execute_in_a_thread(connection: AsyncConnection) -> None:
+    await asyncio.to_thread(asyncio.run, connection.execute(NOTE))
+
+
+async def _commit_in_a_thread(connection: AsyncConnection) -> None:
+    await connection.execute(NOTE)
+    await asyncio.to_thread(asyncio.run, connection.commit())
+
+
+async def _ask_the_driver_in_a_thread(connection: AsyncConnection) -> None:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    await asyncio.to_thread(asyncio.run, driver.fetch("SELECT 1"))
+
+
+async def _begin_in_a_thread(connection: AsyncConnection) -> None:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    await asyncio.to_thread(asyncio.run, driver.transaction().start())
+
+
+async def _dispose_in_a_thread(connection: AsyncConnection) -> None:
+    await asyncio.to_thread(asyncio.run, connection.engine.dispose())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        _execute_in_a_thread,
+        _commit_in_a_thread,
+        _ask_the_driver_in_a_thread,
+        _begin_in_a_thread,
+        _dispose_in_a_thread,
+    ],
+    ids=lambda use: use.__name__,
+)
+async def test_a_connection_in_another_event_loop(
+    app: FastAPI,
+    database: Database,
+    notes: Callable[[], Awaitable[int]],
+    use: Callable[[AsyncConnection], Awaitable[None]],
+) -> None:
+    """Before anything is sent: two threads in one transport can end the process."""
+
+    @app.post("/elsewhere")
+    async def elsewhere(request: Request) -> None:
+        async with request.state.engine.connect() as connection:
+            with pytest.raises(EventLoopError, match="be `async def`"):
+                await use(connection)
+
+    @app.post("/innocent")
+    async def innocent(session: SessionDep) -> None:
+        await session.execute(insert(Note).values(body=str(uuid4())))
+
+    async with running(app) as client:
+        for _ in range(6):
+            assert (await client.post("/elsewhere")).status_code == 200
+            assert (await client.post("/innocent")).status_code == 200
+        await _nothing_is_left(client, database)
+    assert await notes() == 6
+
+
+async def test_a_begin_that_fails_on_its_way(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg believes in it: the next transaction would be a savepoint in one that is not there."""
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        monkeypatch.setattr(asyncpg.Connection, "execute", None)
+        with pytest.raises(TypeError):
+            await driver.transaction().start()
+        monkeypatch.undo()
+    assert driver.is_closed()
+
+
+def test_a_script_has_one_event_loop_after_another(settings: Settings) -> None:
+    """And may make the engine outside of them. Not two at once."""
+    engine = create_engine(settings)
+
+    async def use() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def work() -> None:
+        await use()
+        with pytest.raises(EventLoopError, match="be `async def`"):
+            await asyncio.to_thread(asyncio.run, use())
+        await engine.dispose()
+
+    asyncio.run(work())
+    asyncio.run(work())
+
+
+async def test_without_a_pool_each_event_loop_has_its_own_connections(settings: Settings) -> None:
+    null = settings.model_copy(update={"database_pool": "null"})
+    async with open_engine(null) as engine:
+        read = ReadSession(engine)
+        assert await asyncio.to_thread(asyncio.run, read.scalar(text("SELECT 1"))) == 1
+        assert await read.scalar(text("SELECT 2")) == 2

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from sqlalchemy import (
     ARRAY,
+    CHAR,
     BigInteger,
     Column,
     Double,
@@ -38,7 +39,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import Enum as EnumType
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import BIT, DOMAIN, JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -485,3 +486,38 @@ def test_a_type_that_others_define_is_left_alone(engine: AsyncEngine) -> None:
     """Its OID is another one in every database."""
     table = Table("t", MetaData(), Column("mood", EnumType("sad", "glad", name="mood")))
     assert "CAST" not in str(select(table).compile(dialect=engine.dialect))
+
+
+BITS, MORE_BITS = (asyncpg.BitString.frombytes(b"\xa8", length) for length in (3, 5))
+LIMITED: dict[str, tuple[TypeEngine[Any], Any, Any]] = {
+    "text": (String(3), "abc", "abcd"),
+    "text with a collation": (String(3, collation="C"), "abc", "abcd"),
+    "text of one character": (CHAR(), "a", "ab"),
+    "texts": (ARRAY(String(3)), ["abc"], ["abcd"]),
+    "texts with a collation": (ARRAY(String(3, collation="C")), ["abc"], ["abcd"]),
+    "texts of a fixed length": (ARRAY(CHAR(3)), ["abc"], ["abcd"]),
+    "texts of one character": (ARRAY(CHAR), ["a"], ["ab"]),
+    "texts of a domain": (ARRAY(DOMAIN("code", String(3))), ["abc"], ["abcd"]),
+    "lists of texts": (ARRAY(CHAR(3), dimensions=2), [["abc"]], [["abcd"]]),
+    "bits": (BIT(3), BITS, MORE_BITS),
+    "at most so many bits": (BIT(4, varying=True), BITS, MORE_BITS),
+    "lists of bits": (ARRAY(BIT(3)), [BITS], [MORE_BITS]),
+    "lists of at most so many bits": (ARRAY(BIT(4, varying=True)), [BITS], [MORE_BITS]),
+}
+
+
+@pytest.mark.parametrize(("kind", "fits", "too_long"), LIMITED.values(), ids=LIMITED)
+async def test_what_is_too_long_is_refused_and_not_cut(
+    engine: AsyncEngine, database: Database, kind: TypeEngine[Any], fits: Any, too_long: Any
+) -> None:
+    """A cast to a type with a length cuts without a word: `USDX` of a currency was stored as `USD`."""
+    table = Table("limited", MetaData(schema=database.scratch), Column("value", kind))
+    async with engine.connect() as connection:  # all of it is rolled back
+        await connection.run_sync(table.create)
+        await connection.execute(insert(table).values(value=fits))
+        found = select(func.count()).where(table.c.value == fits)
+        assert await connection.scalar(found) == 1
+        for change in insert(table), update(table):
+            with pytest.raises(DBAPIError, match=r"Truncation|LengthMismatch"):
+                async with connection.begin_nested():
+                    await connection.execute(change.values(value=too_long))

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, make_url, text
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, Uuid, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
@@ -117,9 +117,10 @@ async def test_a_statement_that_writes_is_refused(
 
 
 def test_a_table_of_others_is_not_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as Supabase's auth.users, the first by name and by foreign keys."""
+    """Such as Supabase's auth.users, the first by name and by foreign keys, and what callers own."""
     tables = MetaData()
     theirs = Table("users", tables, Column("id", Integer, primary_key=True), schema="auth")
+    Table("bookmarks", tables, Column("id", Integer), Column("owner_id", Uuid))
     Table("zebras", tables, Column("id", Integer, ForeignKey(theirs.c.id), primary_key=True))
     monkeypatch.setattr(Base, "metadata", tables)
     assert load.statement_of(None, 0)[1] == "one row of zebras"

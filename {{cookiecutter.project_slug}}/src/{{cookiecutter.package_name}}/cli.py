@@ -162,10 +162,11 @@ def doctor(
     after a warning and with 2 after a failure.
     """
     started = time.monotonic()
+    import {{ cookiecutter.package_name }}.main  # noqa: F401  imports every feature, and so every model
     from {{ cookiecutter.package_name }}.observe.doctor import run
     from {{ cookiecutter.package_name }}.observe.patient import Options
 
-    options = Options(replicas, workers, surge, client_limit, plan and plan.lower())
+    options = Options(replicas, workers, surge, client_limit, plan and plan.lower(), project())
     run(options, as_json=json, started=started)
 
 

@@ -11,11 +11,15 @@ from typing import Annotated, Any
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from httpx import AsyncClient
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import Executable, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from starlette.types import Message
 
+from {{ cookiecutter.package_name }}.database.connection import (
+    EventLoopError,
+    TransactionError,
+)
 from {{ cookiecutter.package_name }}.database.session import (
     SessionEndedError,
     SessionInUseError,
@@ -127,6 +131,33 @@ async def test_two_tasks_at_once(app: FastAPI, database: Database, things: str) 
     assert await _stored(database, things) == 0
 
 
+async def test_asyncio_run_in_a_plain_route(app: FastAPI, database: Database, things: str) -> None:
+    """Its BEGIN failed in the other event loop, and half of the driver believed in it: the next
+    transaction, of somebody else, was a savepoint in it, answered 201 and was never stored."""
+    errors: list[str] = []
+
+    @app.post("/test/plain", status_code=201)
+    def plain(session: SessionDep) -> None:
+        try:
+            asyncio.run(session.execute(INSERT))
+        except EventLoopError as error:
+            errors.append(str(error))
+            raise
+
+    @app.post("/test/innocent", status_code=201)
+    async def innocent(session: SessionDep) -> None:
+        await session.execute(INSERT)
+
+    async with running(app) as client:
+        for _ in range(12):  # the first finds a pool without a connection
+            assert (await client.post("/test/plain")).status_code == 500
+            answers = await asyncio.gather(*(client.post("/test/innocent") for _ in range(3)))
+            assert [answer.status_code for answer in answers] == [201] * 3
+        await _nothing_is_left(client, database)
+    assert "be `async def`" in errors[0]
+    assert await _stored(database, things) == 36
+
+
 async def test_an_error_that_a_route_swallows(
     app: FastAPI, database: Database, things: str
 ) -> None:
@@ -199,6 +230,40 @@ async def test_the_drivers_own_statements(app: FastAPI, database: Database, thin
         assert (await client.post("/test/copy")).status_code == 201
         assert await _stored(database, things) == 2
         await _nothing_is_left(client, database)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        text("SET search_path = other"),
+        select(func.set_config("request.jwt.claims", "{}", False)),
+        select(func.pg_advisory_lock(1)),
+        text("CREATE TEMP TABLE test_temporary (a int)"),
+    ],
+)
+async def test_what_would_stay_for_whoever_comes_next(app: FastAPI, statement: Executable) -> None:
+    """A pooler resets nothing: another tenant's rows, another caller's claims, in a request of anybody."""
+    errors: list[str] = []
+
+    async def use(session: AsyncSession | AsyncConnection) -> None:
+        with pytest.raises(TransactionError) as error:
+            await session.execute(statement)
+        errors.append(str(error.value))
+
+    @app.post("/test/stays")
+    async def stays(session: SessionDep, request: Request) -> None:
+        await use(session)
+        async with request.state.engine.connect() as connection:
+            await use(connection)
+        await session.execute(text("SET LOCAL statement_timeout = '5s'"))
+        await session.execute(select(func.set_config("request.jwt.claims", "{}", True)))
+        await session.execute(select(func.pg_advisory_xact_lock(1)))
+        await session.execute(text("CREATE TEMP TABLE test_temporary (a int) ON COMMIT DROP"))
+
+    async with running(app) as client:
+        assert (await client.post("/test/stays")).status_code == 200
+    assert "write SET LOCAL" in errors[0]
+    assert errors[0] == errors[1]
 
 
 async def test_orm_habits(app: FastAPI, things: str) -> None:

@@ -336,6 +336,20 @@ async def test_an_index_is_built_outside_the_transaction(other: Config, empty: D
         assert await connection.fetchval("SELECT bool_and(indisvalid) FROM pg_index")
 
 
+async def test_a_revision_that_commits(other: Config, empty: Database) -> None:
+    """What came after, its own number too, was rolled back, and `migrate` called it a success."""
+    file = revise(other, "1", None, *FILLED, FILLED[1])
+    commits = "op.get_bind().commit(); op.execute(statement)"
+    file.write_text(file.read_text().replace("op.execute(statement)", commits))
+    revise(other, "2", "1", FILLED[1])
+    await asyncio.to_thread(command.upgrade, other, "head")
+    schema = empty.schema or "public"
+    async with connect(empty.url) as connection:
+        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.test_t") == 6
+        version = f"SELECT version_num FROM {schema}.alembic_version"
+        assert await connection.fetchval(version) == "2"
+
+
 @pytest.mark.parametrize("sql", ["SELECT 1 FROM scratch.nothing", "SELECT nothing FROM pg_class"])
 async def test_a_service_says_that_it_is_not_migrated(engine: AsyncEngine, sql: str) -> None:
     async with engine.connect() as connection:

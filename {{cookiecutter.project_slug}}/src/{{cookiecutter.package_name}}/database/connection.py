@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import asyncpg
@@ -14,12 +15,11 @@ from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
 from {{ cookiecutter.package_name }}.database.metrics import Use, sent
-from {{ cookiecutter.package_name }}.database.sql import is_sealed, only_reads
+from {{ cookiecutter.package_name }}.database.sql import KEPT_LENGTH, is_sealed, only_reads, what_lasts
 
 # A choice: more than a small service has, and about a megabyte for each connection at most.
 # Lists of every length (IN, INSERT of many rows) are so many statements.
 _KEPT_STATEMENTS = 100
-_KEPT_LENGTH = 8 * 1024  # characters
 
 # Seconds. A ping is a part of the time that a request waits, so it gets much less than a statement;
 # 1 is several round trips to another continent.
@@ -44,6 +44,18 @@ class TransactionError(asyncpg.InterfaceError):
     """What was asked for would not be a part of the session's transaction, or is lost with it."""
 
 
+class EventLoopError(RuntimeError):
+    """A connection works in the event loop that it was made in."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine's connections belong to another event loop, and asyncio.run() makes a new one: "
+            "let the route or the task be `async def`. In a thread of a request, "
+            "`anyio.from_thread.run(session.execute, statement)` runs it in the service's. A script has "
+            "an open_engine() in each"
+        )
+
+
 class Connection(asyncpg.Connection):
     lent_to: Literal["anybody", "reader", "session", "nobody"] = "anybody"
     """A reader's statements are each by itself, all of a session's are a part of its transaction. What is
@@ -56,6 +68,7 @@ class Connection(asyncpg.Connection):
 
     _pool_release_ctr: int  # asyncpg's own, of which it has no types
     _top_xact: Transaction | None
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,21 +83,22 @@ class Connection(asyncpg.Connection):
         self.lent_to, self.failed, self.returned_at = "nobody", False, time.monotonic()
         # As asyncpg's own pool: a cursor's next fetch would be an error in another's transaction.
         self._pool_release_ctr += 1
-        if self.is_in_transaction():  # begun by hand, so that SQLAlchemy does not know of it
+        # Begun by hand, or by a BEGIN that failed on its way, so that SQLAlchemy does not know of it:
+        # the next transaction would be a savepoint in it, which nobody commits.
+        if self.is_in_transaction() or self._top_xact is not None:
             self.terminate()
 
     def transaction(self, **options: Any) -> Transaction:
         """A transaction: SQLAlchemy's, or a savepoint in it."""
         if options.keys() != _OPTIONS:
             self._refuse_outside()
+        self._refuse_another_loop()
         return super().transaction(**options)
 
     async def prepare(self, query: str, **options: Any) -> PreparedStatement[Any]:
         """Prepare a statement, or give back the one that is kept. That is its description: asyncpg sends
         the text again each time that it runs, as `database/engine.py` says."""
-        # What is long is not remembered: a list of every length is a statement of its own.
-        only = only_reads if len(query) <= _KEPT_LENGTH else only_reads.__wrapped__
-        if self.lent_to == "reader" and not only(query):
+        if self.lent_to == "reader" and not only_reads(query):
             raise ReadOnlyError(
                 "a session for reading runs each statement by itself: ask for a SessionDep to write, "
                 "to lock or to set something for a transaction"
@@ -93,7 +107,7 @@ class Connection(asyncpg.Connection):
         statement = self._kept.pop(query, None)
         if statement is None:
             statement = cast("PreparedStatement[Any]", await super().prepare(query, **options))
-            if len(query) > _KEPT_LENGTH or not is_sealed(query):
+            if len(query) > KEPT_LENGTH or not is_sealed(query):
                 return statement
             if len(self._kept) >= _KEPT_STATEMENTS:
                 del self._kept[next(iter(self._kept))]  # used the longest ago
@@ -104,14 +118,16 @@ class Connection(asyncpg.Connection):
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         """Run a statement. A COMMIT that stores nothing is an error: of an aborted transaction PostgreSQL
         answers it with ROLLBACK, which the driver takes for a success."""
+        self._refuse_another_loop()
         if query.startswith("COMMIT") and not (self.is_in_transaction() or self.is_closed()):
             raise TransactionError(
                 "nothing to commit: a statement of this session has ended its transaction before"
             )
         # asyncpg has a transaction by the time that it begins one.
         begins = query.startswith("BEGIN") and self._top_xact is not None
+        begins = begins and not self.is_in_transaction()
         if not begins and query not in ("COMMIT;", "ROLLBACK;"):  # the driver's own
-            self._refuse_outside(query)
+            self._refuse_outside(query, args)
         status: str = await super().execute(query, *args, **options)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
             raise TransactionError(
@@ -120,7 +136,22 @@ class Connection(asyncpg.Connection):
             )
         return status
 
-    def _refuse_outside(self, query: str = "") -> None:
+    def _refuse_another_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise EventLoopError
+
+    def refuse_what_lasts(self, query: str, *rows: Sequence[Any]) -> None:
+        """Each row has the parameters of the query, once."""
+        lasts, numbers = what_lasts(query)
+        if lasts or any(row[number - 1] is not True for number in numbers for row in rows if row):
+            raise TransactionError(
+                "this would stay on the server connection, for whoever comes next: write SET LOCAL, "
+                "set_config(..., true), pg_advisory_xact_lock or ON COMMIT DROP, or ALTER ROLE ... SET for "
+                "good. What needs a session has a connection of its own, to DATABASE_MIGRATION_URL"
+            )
+
+    def _refuse_outside(self, query: str = "", row: Sequence[Any] = ()) -> None:
+        self._refuse_another_loop()
         if self.lent_to == "nobody":
             raise TransactionError("this connection is back in the pool, maybe somebody else's")
         if self.lent_to == "session" and not self.is_in_transaction() and not self.is_closed():
@@ -130,6 +161,7 @@ class Connection(asyncpg.Connection):
             )
         if self.lent_to == "session" and _ENDS.match(query):
             raise TransactionError("a session ends its transaction itself, and begins the next one")
+        self.refuse_what_lasts(query, row)
 
     def _drop_local_statement_cache(self) -> None:
         """asyncpg asks for it when a codec is registered, which a description has in it."""
@@ -137,20 +169,37 @@ class Connection(asyncpg.Connection):
         super()._drop_local_statement_cache()  # type: ignore[misc]
 
 
+class MigrationsConnection(Connection):
+    """Nobody has it after a migration, which may set what it likes."""
+
+    def refuse_what_lasts(self, query: str, *rows: Sequence[Any]) -> None:
+        pass
+
+
 def _inside(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def inside(self: Connection, *args: Any, **kwargs: Any) -> Any:
-        self._refuse_outside()
-        if self.lent_to == "reader":
+    names_a_table = method.__name__.endswith("_table")
+    has_rows = method.__name__.endswith("many")
+
+    def refuse(
+        connection: Connection, query: str = "", *row: Any, command: str = "", **_: Any
+    ) -> None:
+        text = "" if names_a_table else query or command
+        connection._refuse_outside(text, () if has_rows else row)
+        if connection.lent_to == "reader":
             raise ReadOnlyError(f"{method.__name__}() is not for reading")
-        result = method(self, *args, **kwargs)
-        return timed(self, result) if asyncio.iscoroutine(result) else result
 
-    async def timed(connection: Connection, result: Awaitable[Any]) -> Any:
-        with sent(connection.use, method.__name__):
-            return await result
+    @functools.wraps(method)
+    async def inside(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        refuse(self, *args, **kwargs)
+        with sent(self.use, method.__name__):
+            return await method(self, *args, **kwargs)
 
-    return inside
+    @functools.wraps(method)
+    def at_once(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        refuse(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    return inside if inspect.iscoroutinefunction(method) else at_once
 
 
 # SQLAlchemy sends BEGIN with its first statement. What the driver is told before that, COPY for

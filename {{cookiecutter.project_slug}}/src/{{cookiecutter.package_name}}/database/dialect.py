@@ -32,7 +32,7 @@ from sqlalchemy.util import await_only
 from {{ cookiecutter.package_name }}.database.connection import Connection
 from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.database.metrics import sent
-from {{ cookiecutter.package_name }}.database.sql import fixed_type
+from {{ cookiecutter.package_name }}.database.sql import fixed_type, uncut_type
 
 DRIVER = "postgresql+sealed"
 """What a URL begins with to get this dialect."""
@@ -44,7 +44,7 @@ _NO_NAME = (AttributeError, CompileError)
 _DRIVERS_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 
 
-class _Sealed(TypeEngine[Any]):
+class _Uncut(TypeEngine[Any]):
     """Mixed into a type of the dialect: casts have its name without a length, which would truncate."""
 
     __visit_name__ = "user_defined"  # so that `get_col_spec` names it
@@ -56,6 +56,10 @@ class _Sealed(TypeEngine[Any]):
         what: Any = where.get("type_expression")
         ours = what is None or what.type is self  # and not a table's, or a cast that somebody wrote
         return self.name_in_casts if ours else self.name_as_declared
+
+
+class _Sealed(_Uncut):
+    """One whose values look the same for ever: columns are cast too."""
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         column = colexpr.element if isinstance(colexpr, Label) else colexpr
@@ -102,10 +106,10 @@ def _compile(element: _SealedColumn, compiler: SQLCompiler, **options: Any) -> s
 
 
 @cache
-def _sealed_class(kind: Any, in_casts: str, as_declared: str) -> type[_Sealed]:
+def _mixed(mixin: type[_Uncut], kind: Any, in_casts: str, as_declared: str) -> type[_Uncut]:
     # The names are the class's: a TypeDecorator copies its type, and attributes don't come along.
     return type(
-        kind.__name__, (_Sealed, kind), {"name_in_casts": in_casts, "name_as_declared": as_declared}
+        kind.__name__, (mixin, kind), {"name_in_casts": in_casts, "name_as_declared": as_declared}
     )
 
 
@@ -131,7 +135,9 @@ class SealingDialect(PGDialect_asyncpg):
         return True
 
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        with sent(context._dbapi_connection.driver_connection.use, statement):
+        driver: Connection = context._dbapi_connection.driver_connection
+        driver.refuse_what_lasts(statement, parameters)
+        with sent(driver.use, statement):
             super().do_execute(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
@@ -141,7 +147,9 @@ class SealingDialect(PGDialect_asyncpg):
     def do_executemany(
         self, cursor: Any, statement: Any, parameters: Any, context: Any = None
     ) -> None:
-        with sent(context._dbapi_connection.driver_connection.use, statement):
+        driver: Connection = context._dbapi_connection.driver_connection
+        driver.refuse_what_lasts(statement, *parameters)
+        with sent(driver.use, statement):
             super().do_executemany(cursor, statement, parameters, context)  # type: ignore[no-untyped-call]
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -151,17 +159,18 @@ class SealingDialect(PGDialect_asyncpg):
     def type_descriptor(self, typeobj: Any) -> TypeEngine[Any]:
         adapted: TypeEngine[Any] = super().type_descriptor(typeobj)  # type: ignore[no-untyped-call]
         # The type that a TypeDecorator decorates comes by itself.
-        if isinstance(adapted, (TypeDecorator, _Sealed)):
+        if isinstance(adapted, (TypeDecorator, _Uncut)):
             return adapted
         try:
             rendered = self.type_compiler_instance.process(adapted)
         except _NO_NAME:
             return adapted
-        name = fixed_type(rendered)
-        if name is None:
-            return adapted
         kind: Any = type(adapted)
-        return adapted.adapt(_sealed_class(kind, name, rendered))
+        if name := fixed_type(rendered):
+            return adapted.adapt(_mixed(_Sealed, kind, name, rendered))
+        if (name := uncut_type(rendered)) != rendered:
+            return adapted.adapt(_mixed(_Uncut, kind, name, rendered))
+        return adapted
 
 
 registry.register(DRIVER.replace("+", "."), __name__, SealingDialect.__name__)

@@ -21,7 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.connect import Connector
-from {{ cookiecutter.package_name }}.database.connection import Connection
+from {{ cookiecutter.package_name }}.database.connection import Connection, MigrationsConnection
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
 from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.database.pool import Pool
@@ -40,7 +40,7 @@ def create_engine(settings: Settings, *, migrations: bool = False) -> AsyncEngin
         target = settings.database_migration_url or target
     connect_args = {
         "async_creator_fn": Connector(),
-        "connection_class": Connection,
+        "connection_class": MigrationsConnection if migrations else Connection,
         "statement_cache_size": 0,
         "prepared_statement_cache_size": 0,
         "timeout": settings.database_connect_timeout,

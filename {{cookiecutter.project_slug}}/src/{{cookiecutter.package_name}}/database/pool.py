@@ -1,11 +1,14 @@
 """The pool of an engine: SQLAlchemy's, where who waits keeps their place, and is counted."""
 
 import asyncio
+from contextlib import suppress
+from typing import Any
 
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
+from {{ cookiecutter.package_name }}.database.connection import EventLoopError
 from {{ cookiecutter.package_name }}.database.metrics import waiting
 
 
@@ -40,7 +43,25 @@ class Pool(AsyncAdaptedQueuePool):
 
     __module__ = AsyncAdaptedQueuePool.__module__  # after which SQLAlchemy names its logger
     _queue_class = _Queue
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        with suppress(RuntimeError):  # made outside of any, it is that of the first who connects
+            self._loop = asyncio.get_running_loop()
 
     def connect(self) -> PoolProxiedConnection:
+        if (running := asyncio.get_running_loop()) is not self._loop:
+            self._refuse_another_loop()
+            self._loop = running
         with waiting():
             return super().connect()
+
+    def dispose(self) -> None:
+        self._refuse_another_loop()
+        super().dispose()
+
+    def _refuse_another_loop(self) -> None:
+        known = self._loop is not None and not self._loop.is_closed()
+        if known and self._loop is not asyncio.get_running_loop():
+            raise EventLoopError

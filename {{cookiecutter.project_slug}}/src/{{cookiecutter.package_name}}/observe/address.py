@@ -14,16 +14,17 @@ from {{ cookiecutter.package_name }}.observe.patient import STEP, Patient
 _SOON = 30
 
 
-async def url(it: Patient) -> AsyncIterator[Finding]:
+async def url(patient: Patient) -> AsyncIterator[Finding]:
     """What DATABASE_URL says, without its password."""
-    target = it.settings.database_url
+    target = patient.settings.database_url
     ignored = f"; without effect: {', '.join(target.ignored)}" if target.ignored else ""
     yield ok(f"{target}{ignored}", host=target.url.host, port=target.url.port)
 
 
-async def host(it: Patient) -> AsyncIterator[Finding]:
+async def host(patient: Patient) -> AsyncIterator[Finding]:
     """Which kinds of address the host has."""
-    name, port = it.settings.database_url.url.host or "", it.settings.database_url.url.port
+    target = patient.settings.database_url.url
+    name, port = target.host or "", target.port
     if name.startswith("/"):
         return  # a unix socket
     try:
@@ -37,12 +38,12 @@ async def host(it: Patient) -> AsyncIterator[Finding]:
     except socket.gaierror:
         return  # the login says why
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    it.local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    patient.local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
     ipv6 = [address for address in addresses if ":" in address]
     values = {"ipv4": len(addresses) - len(ipv6), "ipv6": len(ipv6)}
     told = f"{name} is {', '.join(addresses)}"
     advice = "take the pooler's string from the dashboard, or another host with an IPv4 address"
-    if it.local or values["ipv4"]:
+    if patient.local or values["ipv4"]:
         yield ok(told, **values)
     elif any(map(has_route, ipv6)):
         yield warning(f"{told}: only IPv6, which not every place has", advice, **values)
@@ -58,9 +59,9 @@ def has_route(address: str) -> bool:
     return False
 
 
-async def tls(it: Patient) -> AsyncIterator[Finding]:
+async def tls(patient: Patient) -> AsyncIterator[Finding]:
     """Whether the connection is encrypted, and whether the server has proved who it is."""
-    target = it.settings.database_url
+    target = patient.settings.database_url
     name, arguments = target.url.host or "", target.connect_args
     if name.startswith("/"):
         return
@@ -71,9 +72,13 @@ async def tls(it: Patient) -> AsyncIterator[Finding]:
         try:
             async with asyncio.timeout(STEP / 2):
                 shown = await show(name, target.url.port or 5432, verifying, direct=direct)
+        except TimeoutError:
+            told = f"no certificate was shown within {STEP / 2:g} s, so it is not known whose it is"
+            yield warning(told, "try again, or see what slows this machine down, or the network")
+            return
         except OSError:
             return  # the login says why
-    if shown is None and it.local:
+    if shown is None and patient.local:
         yield ok("off; nothing leaves this machine", on=False, verified=False)
         return
     if shown is None:

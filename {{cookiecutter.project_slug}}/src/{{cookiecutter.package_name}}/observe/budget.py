@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from {{ cookiecutter.package_name }}.cli import project
 from {{ cookiecutter.package_name }}.observe.findings import Finding, failure, ok, warning
 from {{ cookiecutter.package_name }}.observe.patient import Options, Patient
 from {{ cookiecutter.package_name }}.settings import Settings
@@ -138,30 +137,32 @@ def _read(manifests: Path, replicas: int | None) -> dict[str, int]:
     return found | {"surge": int(surge)}
 
 
-async def budget(it: Patient) -> AsyncIterator[Finding]:
+async def budget(patient: Patient) -> AsyncIterator[Finding]:
     """Whether the pools of all processes fit into what the pooler, or PostgreSQL, takes."""
-    room = await it.clients[0].row(ROOM, False)
+    room = await patient.clients[0].row(ROOM, False)
     told = f"max_connections {room['most']}, {room['in_use']} in use"
     yield ok(told, max_connections=room["most"], in_use=room["in_use"])
-    if it.settings.database_pool == "null":
+    if patient.settings.database_pool == "null":
         told = "DATABASE_POOL=null: as many connections as requests at once"
         yield warning(told, "DATABASE_POOL=queue, unless this runs as functions")
         return
     try:
-        manifests = (project() or Path()) / "kubernetes"
-        deployment = plan_deployment(it.settings, it.options, manifests)
+        manifests = (patient.options.project or Path()) / "kubernetes"
+        deployment = plan_deployment(patient.settings, patient.options, manifests)
     except ValueError as error:
         yield warning(str(error), "give --replicas (and --workers, --surge)")
         return
-    needed, limit = deployment.needed, it.options.client_limit
+    needed, limit = deployment.needed, patient.options.client_limit
     allowed = room["most"] - room["reserved"]
-    if limit is None and it.options.plan and it.mode == "transaction":
-        limit = PLANS[it.options.plan]
-    if it.mode == "direct" or (it.mode == "session" and (limit or needed) >= allowed):
+    if limit is None and patient.options.plan and patient.mode == "transaction":
+        limit = PLANS[patient.options.plan]
+    if patient.mode == "direct" or (patient.mode == "session" and (limit or needed) >= allowed):
         limit = allowed  # each client has a backend
     values = {"needed": needed, "limit": limit}
     if limit is None:
-        what = "its pool size, in session mode" if it.mode == "session" else "--plan on Supabase"
+        what = "--plan on Supabase"
+        if patient.mode == "session":
+            what = "its pool size, in session mode"
         told = f"{deployment}; how many there may be is not known"
         yield warning(told, f"give --client-limit ({what})", **values)
     elif needed < limit:

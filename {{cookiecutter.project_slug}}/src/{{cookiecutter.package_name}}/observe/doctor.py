@@ -1,6 +1,6 @@
 """Examine what the service is connected to, and whether its settings are safe there.
 
-It only reads, and leaves nothing behind. Each check is a function that yields what it found.
+It only reads, and tells of what it could not take away again. Each check is a function that yields what it found.
 """
 
 import asyncio
@@ -16,7 +16,13 @@ import asyncpg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from {{ cookiecutter.package_name }}.observe import address, budget, pooler, server
+from {{ cookiecutter.package_name }}.observe import (
+    address,
+    budget,
+    migrations,
+    pooler,
+    server,
+)
 from {{ cookiecutter.package_name }}.observe.advice import explain
 from {{ cookiecutter.package_name }}.observe.findings import (
     LEVELS,
@@ -41,10 +47,26 @@ LIMIT = 12
 
 Check = Callable[[Patient], AsyncIterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-    *(address.url, address.host, address.tls, server.login),
-    *(pooler.pooler, pooler.session, pooler.statements, server.timeouts, server.trips),
-    *(budget.budget, server.role, server.migrations, server.schema{{ ", issuer" if cookiecutter.auth == "supabase" }}),
+    address.url,
+    address.host,
+    address.tls,
+    server.login,
+    pooler.pooler,
+    pooler.session,
+    pooler.statements,
+    server.timeouts,
+    server.trips,
+    budget.budget,
+    server.role,
+    migrations.migrations,
+    migrations.schema,
+{%- if cookiecutter.auth == "supabase" %}
+    issuer,
+{%- endif %}
 )
+
+# What is said by whoever was asked.
+_ANSWERS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 async def examine(settings: Settings, options: Options, started: float) -> list[Finding]:
@@ -52,13 +74,13 @@ async def examine(settings: Settings, options: Options, started: float) -> list[
     found: list[Finding] = []
     check = CHECKS[0]
     stack = AsyncExitStack()
-    it = Patient(settings, options, stack)
+    patient = Patient(settings, options, stack)
     try:
         async with asyncio.timeout(LIMIT - (time.monotonic() - started)):
             for check in CHECKS:
                 _tell(f"{check.__name__} ...")
-                found += await _examine(check, it)
-                if found[-1].level == "failure" and not it.usable:
+                found += await _examine(check, patient)
+                if found[-1].level == "failure" and not patient.usable:
                     break  # it would be the same for all others
     except TimeoutError:
         told = f"no more was found out within {LIMIT} s, while it was at: {check.__name__}"
@@ -70,22 +92,25 @@ async def examine(settings: Settings, options: Options, started: float) -> list[
     return found
 
 
-async def _examine(check: Check, it: Patient) -> list[Finding]:
+async def _examine(check: Check, patient: Patient) -> list[Finding]:
     found = []
     try:
         async with asyncio.timeout(STEP):
-            async for finding in check(it):
+            async for finding in check(patient):
                 found.append(finding)
-    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        found.append(explain(error))
     except Exception as error:  # noqa: BLE001  the other checks go on
-        # Not what it says, which may be a secret.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        told = f"not examined: {type(error).__name__} at {place.filename}:{place.lineno}"
-        found.append(failure(told, "mend what it reads there, or else the check itself"))
+        found.append(explain(error) if isinstance(error, _ANSWERS) else _not_examined(error))
+        await patient.roll_back()
     for finding in found:
         finding.check = check.__name__
     return found
+
+
+def _not_examined(error: Exception) -> Finding:
+    """Not with what it says, which may be a secret."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    told = f"not examined: {type(error).__name__} at {place.filename}:{place.lineno}"
+    return failure(told, "mend what it reads there, or else the check itself")
 
 
 def report(options: Options, started: float) -> Report:

@@ -7,9 +7,9 @@ from {{ cookiecutter.package_name }}.observe.findings import Finding, failure, o
 from {{ cookiecutter.package_name }}.observe.patient import Patient
 
 
-async def issuer(it: Patient) -> AsyncIterator[Finding]:
+async def issuer(patient: Patient) -> AsyncIterator[Finding]:
     """Whether the issuer's keys can be fetched."""
-    keys = Keys(f"{it.settings.supabase_url}/auth/v1", it.settings.supabase_jwks_url)
+    keys = Keys(f"{patient.settings.supabase_url}/auth/v1", patient.settings.supabase_jwks_url)
     if found := await keys.fetch():
         names = sorted({key.algorithm_name for key in found.values()})
         yield ok(f"{len(found)} of {keys.issuer} for {', '.join(names)}", keys=len(found))

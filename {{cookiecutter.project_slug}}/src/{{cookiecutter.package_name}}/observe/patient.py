@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -26,6 +28,8 @@ class Options:
     surge: int | None = None
     client_limit: int | None = None
     plan: str | None = None
+    project: Path | None = None
+    """The folder with migrations/ and kubernetes/."""
 
 
 class Client:
@@ -95,3 +99,10 @@ class Patient:
     async def connect(self, engine: AsyncEngine) -> Client:
         """A client that is gone in the end."""
         return await Client.of(await self.stack.enter_async_context(engine.connect()))
+
+    async def roll_back(self) -> None:
+        """End the transactions that a check left open: the next would fail in them, or wait for them."""
+        ends = [client.run("ROLLBACK") for client in self.clients]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.gather(*ends, return_exceptions=True)

@@ -18,7 +18,6 @@ from {{ cookiecutter.package_name }}.observe.patient import STEP, Client, Patien
 PATIENCE = 1
 
 _CLIENTS = 4  # at once: enough to see somebody moved, and few enough for any pool
-_STATEMENT = "examined"
 
 # A role that only one provider's servers have.
 PROVIDERS = {
@@ -30,48 +29,54 @@ PROVIDERS = {
 }
 
 
-async def pooler(it: Patient) -> AsyncIterator[Finding]:
+async def pooler(patient: Patient) -> AsyncIterator[Finding]:
     """What answers, and in which mode."""
     try:
-        while len(it.clients) < _CLIENTS:
-            it.clients.append(await it.connect(it.engine))
+        while len(patient.clients) < _CLIENTS:
+            patient.clients.append(await patient.connect(patient.engine))
     except SQLAlchemyError as error:
         yield explain(error)  # no place for so many
-    it.mode, it.backends = await find_mode(it.clients)
-    if it.server["application"] == "Supavisor":
-        it.product = "Supavisor"
-    elif it.mode != "direct":
-        it.product = "PgBouncer" if await _is_pgbouncer(it) else "a pooler"
-    provider = PROVIDERS.get(it.server["provider"])
-    server = it.server["version"] + (f" at {provider}" if provider else "")
-    values = {"product": it.product, "mode": it.mode, "backends": it.backends, "provider": provider}
-    if it.mode == "direct":
+    patient.mode, patient.backends = await find_mode(patient.clients)
+    if patient.server["application"] == "Supavisor":
+        patient.product = "Supavisor"
+    elif patient.mode != "direct":
+        patient.product = "PgBouncer" if await _is_pgbouncer(patient) else "a pooler"
+    provider = PROVIDERS.get(patient.server["provider"])
+    server = patient.server["version"] + (f" at {provider}" if provider else "")
+    values = {
+        "product": patient.product,
+        "mode": patient.mode,
+        "backends": patient.backends,
+        "provider": provider,
+    }
+    if patient.mode == "direct":
         yield ok(f"{server}, and no pooler before it", **values)
-    elif it.mode == "transaction":
-        met = f"{len(it.clients)} clients met {it.backends} backends"
-        yield ok(f"{it.product} in transaction mode ({met}), before {server}", **values)
-    elif it.mode == "session":
-        told = f"{it.product} in session mode (each client keeps its backend), before {server}"
+    elif patient.mode == "transaction":
+        met = f"{len(patient.clients)} clients met {patient.backends} backends"
+        yield ok(f"{patient.product} in transaction mode ({met}), before {server}", **values)
+    elif patient.mode == "session":
+        told = f"{patient.product} in session mode (each client keeps its backend), before {server}"
         advice = "use the transaction mode's port (Supabase: 6543), or pool_mode = transaction"
         yield warning(told, advice, **values)
     else:
-        told = f"{it.product}, before {server}; in which mode can't be seen: no backend came free"
+        told = f"{patient.product}, before {server}; its mode can't be seen: no backend came free"
         yield warning(told, "try again when there is less to do", **values)
 
 
-async def session(it: Patient) -> AsyncIterator[Finding]:
+async def session(patient: Patient) -> AsyncIterator[Finding]:
     """Whether what one client sets is there for the next."""
-    if it.mode in ("direct", "session"):
-        it.survive = True
+    if patient.mode in ("direct", "session"):
+        patient.survive = True
         yield ok("settings of a session stay with their client", leaks=False)
         return
-    if len(it.clients) == 1 or it.mode == "unknown":
+    if len(patient.clients) == 1 or patient.mode == "unknown":
         return
     try:
-        leaks, it.survive = await _find_kept(it.clients, it.backends)
+        leaks, patient.survive = await _find_kept(patient.clients, patient.backends)
     except TimeoutError:
-        told = "geqo_seed was set on a backend and not reset: others keep that backend busy"
-        yield warning(told, "it is harmless, and goes when the pooler closes that connection")
+        await patient.roll_back()
+        told = "geqo_seed and a prepared statement are left on a backend, which others keep busy"
+        yield warning(told, "both are harmless, and go when the pooler closes that connection")
         return
     if leaks:
         advice = "SET LOCAL and set_config(..., true) are safe; SET, LISTEN, session locks are not"
@@ -80,21 +85,22 @@ async def session(it: Patient) -> AsyncIterator[Finding]:
         yield ok("the pooler resets a backend after each transaction", leaks=False)
 
 
-async def statements(it: Patient) -> AsyncIterator[Finding]:
+async def statements(patient: Patient) -> AsyncIterator[Finding]:
     """Whether the engine names its statements, and whether such ones survive."""
     own = uuid4().hex  # not what another's driver has left there
     query = f"SELECT name FROM pg_prepared_statements WHERE statement LIKE '%{own}%'"
-    connection = it.clients[0].connection
+    connection = patient.clients[0].connection
     named = bool((await connection.execute(text(query))).all())
     await connection.rollback()
-    told = {True: "survive here", False: "do not survive here", None: "were not tried"}[it.survive]
-    values = {"named": named, "survive": it.survive}
+    survive = patient.survive
+    told = {True: "survive here", False: "do not survive here", None: "were not tried"}[survive]
+    values = {"named": named, "survive": survive}
     advice = (
         "statement_cache_size and prepared_statement_cache_size have to be 0: database/engine.py"
     )
     if not named:
         yield ok(f"the service's have no names; named ones {told}", **values)
-    elif it.survive:
+    elif survive:
         told += " until a migration changes a type"
         yield warning(f"the service's have names, which {told}", advice, **values)
     else:
@@ -146,9 +152,9 @@ async def _turn(order: list[Client], met: dict[Client, set[int]]) -> str | None:
     hold.cancel()
     client.driver.terminate()  # or closing it would wait for an answer
     for it in holding[:1]:
-        again = await asyncio.wait_for(it.hold(), PATIENCE)
+        met[it].add(await asyncio.wait_for(it.hold(), PATIENCE))
         await it.run("ROLLBACK")
-        return "session" if {again} == met[it] else None
+        return "session" if len(met[it]) == 1 else None
     return "unknown"
 
 
@@ -163,9 +169,10 @@ async def _find_kept(clients: Sequence[Client], backends: int) -> tuple[bool, bo
         TimeoutError: none came there any more, so both stay.
     """
     one, *others = clients
-    value = round(random.uniform(0.1, 0.9), 4)  # not another doctor's
+    # Not another doctor's, who may be at it or have left them.
+    name, value = f"doctor_{uuid4().hex}", round(random.uniform(0.1, 0.9), 4)
     pid = await one.hold()
-    statement = await one.prepare("SELECT 1", _STATEMENT)
+    statement = await one.prepare("SELECT 1", name)
     await one.row("SELECT set_config('geqo_seed', $1, false)", str(value))
     await one.run("COMMIT")
     there = await _bring_to(pid, others)
@@ -183,8 +190,8 @@ async def _find_kept(clients: Sequence[Client], backends: int) -> tuple[bool, bo
     finally:
         await there.run("RESET geqo_seed")
         mine = "SELECT FROM pg_prepared_statements WHERE name = $1"
-        if await there.rows(mine, _STATEMENT):
-            await there.rows(f"DEALLOCATE {_STATEMENT}")
+        if await there.rows(mine, name):
+            await there.rows(f"DEALLOCATE {name}")
         await there.run("COMMIT")
 
 
@@ -203,9 +210,9 @@ async def _bring_to(pid: int, clients: Sequence[Client]) -> Client:
                     await it.run("ROLLBACK")
 
 
-async def _is_pgbouncer(it: Patient) -> bool:
+async def _is_pgbouncer(patient: Patient) -> bool:
     """It refuses a parameter that it does not know, before the login; Supavisor drops it."""
-    target = it.settings.database_url
+    target = patient.settings.database_url
     given = target.url.translate_connect_args(username="user") | target.connect_args
     # Not by an engine: a refusal counts, and nobody here could log in for a while.
     probe = {"server_settings": {"examined.by": "doctor"}, "timeout": STEP - 1}

@@ -8,8 +8,9 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
+from fastapi.utils import is_body_allowed_for_status_code
 from fastapi.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -111,7 +112,9 @@ async def refuse(send: Send, retry_after: int) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
+async def _http(request: Request, error: HTTPException) -> Response:
+    if not is_body_allowed_for_status_code(error.status_code):  # 304, for instance
+        return Response(status_code=error.status_code, headers=error.headers)
     # FastAPI lets a route give anything for a detail, and any number for a status.
     told = error.detail is not None and error.detail != responses.get(error.status_code)
     detail = str(error.detail) if told else None
