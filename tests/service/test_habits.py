@@ -39,13 +39,13 @@ Use = Callable[[AsyncSession], Awaitable[Any]]
 
 class Habit(Base):
     __tablename__ = "habits"
-    metadata = MetaData()
+    metadata = MetaData(schema="scratch")
 
     id: Mapped[int] = mapped_column(primary_key=True)
     body: Mapped[str] = mapped_column(String(100), unique=True)
     amount: Mapped[int] = mapped_column(server_default=text("0"))
     version: Mapped[int] = mapped_column(server_default=text("1"))
-    of_id: Mapped[int | None] = mapped_column(ForeignKey("habits.id"))
+    of_id: Mapped[int | None] = mapped_column(ForeignKey("scratch.habits.id"))
     of: Mapped["Habit | None"] = relationship(back_populates="all", remote_side=[id])
     all: Mapped[list["Habit"]] = relationship(back_populates="of", cascade="")
     __mapper_args__ = {"eager_defaults": True, "version_id_col": version}  # noqa: RUF012
@@ -58,7 +58,7 @@ HABIT = insert(Habit).values(body="a")
 async def stored(app: FastAPI, database: Database) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """How many habits are stored, but for the first, which is there. Fails the test that leaves a
     transaction behind."""
-    table = f"{database.schema or 'public'}.habits"
+    table = f"{database.scratch}.habits"
     async with connect(database.url) as direct:
         await direct.execute(
             f"CREATE TABLE {table} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body varchar(100)"

@@ -39,7 +39,7 @@ Use = Callable[[AsyncSession], Awaitable[Any]]
 
 class Note(Base):
     __tablename__ = "notes"
-    metadata = MetaData()
+    metadata = MetaData(schema="scratch")
 
     id: Mapped[int] = mapped_column(primary_key=True)
     body: Mapped[str] = mapped_column(String(100), unique=True)
@@ -54,7 +54,6 @@ NOTE = insert(Note).values(body="a")
 @pytest.fixture
 async def notes(app: FastAPI, database: Database) -> AsyncIterator[Callable[[], Awaitable[int]]]:
     """How many notes are stored. Fails the test that leaves a connection behind."""
-    schema = database.schema or "public"
 
     @app.get("/pool")
     async def pool(request: Request) -> int:
@@ -63,16 +62,16 @@ async def notes(app: FastAPI, database: Database) -> AsyncIterator[Callable[[], 
 
     async with connect(database.url) as direct:
         await direct.execute(
-            f"CREATE TABLE {schema}.notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            f"CREATE TABLE {database.scratch}.notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
             " body varchar(100) UNIQUE, changes int NOT NULL DEFAULT 0)"
         )
 
         async def stored() -> int:
-            count: int = await direct.fetchval(f"SELECT count(*) FROM {schema}.notes")
+            count: int = await direct.fetchval(f"SELECT count(*) FROM {database.scratch}.notes")
             return count
 
         yield stored
-        await direct.execute(f"DROP TABLE {schema}.notes")
+        await direct.execute(f"DROP TABLE {database.scratch}.notes")
 
 
 async def _nothing_is_left(client: AsyncClient, database: Database) -> None:
