@@ -23,7 +23,7 @@ from {{ cookiecutter.package_name }}.settings import load_settings
 {% if cookiecutter.__supabase -%}
 from migrations.data_api import keep_closed
 {% endif -%}
-from migrations.login import let_login_in
+from migrations.login import find_login, let_login_in
 
 SERVICE = "{{ cookiecutter.package_name }}"
 LOCK = f"{SERVICE} migrations"
@@ -153,8 +153,11 @@ def migrate(connection: Connection, user: str | None) -> None:
 {%- if cookiecutter.__supabase %}
         keep_closed(context.get_context())
 {%- endif %}
+        options = context.get_context().opts
+        login = options["login"] = find_login(connection, user)
         context.run_migrations()
-        let_login_in(connection, user)
+        if login and "destination_rev" in options:  # and not for a command that only looks
+            let_login_in(connection, login)
     # What follows a commit of a revision's own is in a transaction that Alembic does not know of.
     connection.commit()
 

@@ -40,6 +40,7 @@ from {{ cookiecutter.package_name }}.settings import (
     unknown_variables,
 )
 from {{ cookiecutter.package_name }}.web import health
+from {{ cookiecutter.package_name }}.web.dependencies import CommitBeforeResponse
 from {{ cookiecutter.package_name }}.web.limits import BodyLimit, RequestLimit
 from {{ cookiecutter.package_name }}.web.problems import install_problem_handlers, problems
 from {{ cookiecutter.package_name }}.web.requests import RequestLog
@@ -101,6 +102,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses=problems("4XX", "5XX"),
     )
+    # Next to the routes: a middleware between them may run in a task of its own.
+    app.add_middleware(CommitBeforeResponse)
     install_problem_handlers(app)
     # The last that is added sees a request first: what is refused costs no more than an id.
     app.add_middleware(BodyLimit)

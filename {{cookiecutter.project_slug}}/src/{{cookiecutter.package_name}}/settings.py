@@ -1,4 +1,4 @@
-"""Every environment variable of the service, with its unit, its default and the reason for it.
+"""Every environment variable of the service, with its unit and its default.
 
 `.env.example` has the reasons, and the README's table the first sentence of each docstring here.
 """

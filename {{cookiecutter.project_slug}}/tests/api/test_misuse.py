@@ -4,6 +4,7 @@ Each of these answered 2xx for a row that was not stored, or kept its connection
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -180,6 +181,31 @@ async def test_an_error_that_a_route_swallows(
         assert (await client.post("/test/swallowing")).status_code == 500
         assert await _stored(database, things) == 0
         assert (await client.post("/test/savepoint")).status_code == 201
+        assert await _stored(database, things) == 1
+        await _nothing_is_left(client, database)
+
+
+async def test_a_dependency_that_commits_after_the_response(
+    app: FastAPI, database: Database, things: str
+) -> None:
+    """FastAPI's default for one with `yield`: if the commit fails, 201 and no row."""
+
+    async def own(sessions: SessionsDep) -> AsyncIterator[AsyncSession]:
+        async with sessions.begin() as session:
+            yield session
+
+    @app.post("/test/late", status_code=201)
+    async def late(session: Annotated[AsyncSession, Depends(own)]) -> None:
+        await session.execute(INSERT)
+
+    @app.post("/test/in-time", status_code=201)
+    async def in_time(session: Annotated[AsyncSession, Depends(own, scope="function")]) -> None:
+        await session.execute(INSERT)
+
+    async with running(app) as client:
+        assert (await client.post("/test/late")).status_code == 500
+        assert await _stored(database, things) == 0
+        assert (await client.post("/test/in-time")).status_code == 201
         assert await _stored(database, things) == 1
         await _nothing_is_left(client, database)
 

@@ -336,6 +336,14 @@ async def test_what_failed_in_a_savepoint_leaves_the_rest(client: AsyncClient) -
     assert await _titles(client) == ["b", "a", "c"]
 
 
+async def test_a_dependency_over_a_session_and_one_with_its_own(client: AsyncClient) -> None:
+    twice = [{"title": "a"}] * 2
+    assert (await client.post("/test/books/shelf", json=twice)).status_code == 409
+    assert await _titles(client) == ["2 books"]
+    assert (await client.post("/test/books/shelf", json=[{"title": "b"}])).status_code == 201
+    assert sorted(await _titles(client)) == ["1 books", "2 books", "b"]
+
+
 async def test_pages_by_a_moment_have_every_loan(client: AsyncClient, database: Database) -> None:
     """Also where many are of one moment, across the end of a page."""
     book = await _create(client, "a")

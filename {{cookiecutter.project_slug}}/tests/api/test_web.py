@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from httpx import AsyncClient
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -131,6 +131,17 @@ async def test_every_error_is_a_problem(
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["status"] == status
     assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+async def test_an_answer_that_has_no_body_has_none(app: FastAPI) -> None:
+    @app.get("/test/unchanged")
+    async def unchanged() -> None:
+        raise HTTPException(304, headers={"ETag": '"1"'})
+
+    async with running(app) as client:
+        response = await client.get("/test/unchanged")
+    assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
+    assert "content-type" not in response.headers
 
 
 async def test_a_405_names_every_method_of_the_path(app: FastAPI) -> None:

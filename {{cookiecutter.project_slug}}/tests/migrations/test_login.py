@@ -53,9 +53,13 @@ async def test_it_may_use_the_tables_of_models(
     project in them."""
     login = make_url(empty.pooler_url)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{login.username}{project}:p@127.0.0.1:1/d")
-    file = revise(other, "1", None, *CREATED)
-    asked = "import grant_login\ndef upgrade():\n    grant_login('SELECT ON test_view')"
-    file.write_text(file.read_text().replace("def upgrade():", f"from migrations.login {asked}"))
+    # What everybody may is not all that the service needs.
+    revise(other, "1", None, *CREATED, "GRANT SELECT ON test_given TO PUBLIC")
+    file = revise(other, "2", "1", "CREATE VIEW test_gone AS SELECT 1 AS id")
+    asked = "    for it in ('view', 'gone'): grant_login(f'SELECT ON test_{it}')\ndef downgrade"
+    lines = file.read_text().replace("def downgrade", asked)
+    file.write_text(f"from migrations.login import grant_login\n{lines}")
+    revise(other, "3", "2", "DROP VIEW test_gone")
     await asyncio.to_thread(command.upgrade, other, "head")
     names = [*NAMES, "test_unknown", "test_view", "alembic_version"]
     async with connect(empty.url) as admin:
@@ -81,6 +85,20 @@ async def test_what_was_granted_stays_as_it_is(
         await asyncio.to_thread(command.upgrade, other, "head")
     async with connect(empty.url) as admin:
         assert not await admin.fetch(MAY, login, ["test_given"])
+
+
+@directly
+async def test_who_only_looks_grants_nothing(
+    other: Config, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = make_url(empty.pooler_url).username
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{login}:p@127.0.0.1:1/d")
+    revise(other, "1", None, *CREATED)
+    await asyncio.to_thread(command.upgrade, other, "head")
+    async with connect(empty.url) as admin:
+        await admin.execute(f"REVOKE ALL ON test_new FROM {login}")
+        await asyncio.to_thread(command.current, other)
+        assert not await admin.fetch(MAY, login, ["test_new"])
 
 
 async def test_the_log_says_what_was_refused(

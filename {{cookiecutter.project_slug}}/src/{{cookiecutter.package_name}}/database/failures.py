@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 
 
 class Failure(Enum):
@@ -100,6 +101,8 @@ def classify(error: SQLAlchemyError) -> Failure:
     """Which kind of failure an error is."""
     if isinstance(error, PoolTimeoutError):
         return Failure.UNAVAILABLE
+    if isinstance(error, StaleDataError):  # somebody else has changed or deleted the row meanwhile
+        return Failure.CONFLICT
     if not isinstance(error, DBAPIError):
         # A column's type that can't take the value, and says so before anything is sent.
         value = isinstance(error, StatementError) and isinstance(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class Spent:
     """Seconds between statements and their answers. Those that ran at once are all in it."""
     waited: float = 0.0
     """Seconds for connections."""
+    open: list[asyncio.Task[Any] | None] = field(default_factory=list)
+    """The task of each transaction that has begun and not ended."""
 
 
 spent: ContextVar[Spent | None] = ContextVar("spent", default=None)

@@ -18,7 +18,7 @@ from {{ cookiecutter.package_name }}.database.failures import (
     classify_answer,
     pooler_words,
 )
-from {{ cookiecutter.package_name }}.database.metrics import failures
+from {{ cookiecutter.package_name }}.database.metrics import failures, spent
 
 log = structlog.get_logger()
 
@@ -52,6 +52,8 @@ def hide_values(error: BaseException) -> None:
     elif isinstance(error, StatementError) and not isinstance(
         cause, (OSError, asyncpg.InterfaceError, SQLAlchemyError)
     ):
+        if isinstance(cause, TypeError) and str(cause).endswith("is not JSON serializable"):
+            return  # the name of a type
         words = "the column's type refuses the value"
         errors = [error]
     else:
@@ -66,6 +68,7 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     failure = classify(error)
     cause = getattr(error, "driver_exception", None) or error
     place = dict(vars(cause)) if isinstance(cause, CantConnectError) else {}
+    request = spent.get()
     if getattr(cause, "sqlstate", None) in _NOT_MIGRATED:
         place["hint"] = "an old schema? run {{ cookiecutter.project_slug }} migrate"
     elif denied := _REFUSED.fullmatch(getattr(cause, "message", None) or ""):
@@ -75,6 +78,7 @@ def log_failure(error: SQLAlchemyError) -> Failure:
     log.warning(
         "database failure",
         failure=failure.name,
+        route=request.route() if request else None,
         # With its module: sqlalchemy.exc.TimeoutError is a full pool, the built-in one a statement.
         error=f"{type(cause).__module__}.{type(cause).__name__}",
         sqlstate=getattr(cause, "sqlstate", None),

@@ -4,19 +4,24 @@ Both are SQLAlchemy's, closed where ordinary code on top of it loses rows withou
 connections: a statement after the session's end, two tasks at once, a change to what was only read.
 """
 
+import asyncio
 import functools
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, TypeVarTuple, overload
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Column, Connection, Executable, Result, ScalarResult, event
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from sqlalchemy.util import greenlet_spawn
 
 from {{ cookiecutter.package_name }}.database.connection import ReadOnlyError
+from {{ cookiecutter.package_name }}.database.metrics import spent
 
 __all__ = ["ReadOnlyError", "ReadSession", "SessionEndedError", "SessionInUseError", "Sessions"]
 
@@ -24,15 +29,19 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Params = Mapping[str, Any] | None
 
+# An object that is related to one of the session's, and was not added: it would not be stored.
+warnings.filterwarnings("error", "Object of type .* not in session", SAWarning)
+
 
 class SessionEndedError(Exception):
-    """The session's transaction has ended: what is asked of it now would never be stored."""
+    """The session's transaction has ended, or not begun: what is asked of it would never be stored."""
 
 
 class SessionInUseError(Exception):
-    """Two tasks used one session at the same time."""
+    """Two tasks used one session at the same time, or something that was asked of it never ran."""
 
 
+_NOT_BEGUN = "this session has not begun: open it with `async with sessions.begin() as session:`"
 _ENDED = (
     "this session has ended with its request: ask for SessionsDep, and open a session of its own "
     "(`async with sessions.begin() as session`) for what comes later"
@@ -41,6 +50,22 @@ _IN_USE = (
     "another task is using this session: a session does one thing at a time. Ask for SessionsDep and "
     "give each task a session of its own, or read with a ReadSessionDep, which many can use"
 )
+_NEVER_RAN = (
+    "something that was asked of this session never ran: an `await` is missing before it, or nobody "
+    "waited for its task"
+)
+_NOT_YOURS = (
+    "a session is committed and closed by who opened it, which a SessionDep does by itself: leave out "
+    "close(), `async with session`, and what ends its connection"
+)
+_ROLLED_BACK = (
+    "an exception rolls back, and this one would tell the caller that all went well: return a response, "
+    "such as a RedirectResponse, instead of raising it"
+)
+
+
+def _not_yours() -> NoReturn:
+    raise SessionInUseError(_NOT_YOURS)
 
 
 class GuardedSession(Session):
@@ -48,24 +73,54 @@ class GuardedSession(Session):
 
     # The greenlet that is in the middle of something: each call on a task's behalf has one.
     _user: object = None
-    _disturbed = False
-    _ended = False
+    over: str = _NOT_BEGUN
+    """Why nothing can be asked of it."""
+    _refusal: str = ""
+    """Why nothing may be committed."""
+    waiting = 0
+    """What was asked of it and has not run yet."""
+    _wrote = False
+    _old = False
+    """What it has may be older than its transaction."""
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether something would be lost without a commit. What a function in a SELECT does can't be seen."""
+        return self._wrote or bool(self.new or self.dirty or self.deleted)
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = super().connection(*args, **kwargs)
+        connection.commit = _not_yours  # type: ignore[method-assign]
+        self._wrote = True  # nobody knows what with it
+        return connection
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        if self._old and self.autoflush:
+            kwargs["populate_existing"] = True
+        return super().get(*args, **kwargs)
+
+    def close(self) -> None:
+        """Nothing before the end, but for what plain SQLAlchemy would give up without a word."""
+        if self.over:
+            super().close()
+        elif self.uncommitted:
+            self._refusal = _NOT_YOURS
+
+    reset = close
 
     def end(self, *, commit: bool) -> None:
         """Commit or roll back, and close for good. No commit if something is on its way, or was refused."""
-        self._ended = True
+        self.over = _ENDED
         if self._user is not None:  # who closes it, too
             if commit:
                 raise SessionInUseError(_IN_USE)
             return
         self._user = getcurrent()
         try:
-            if not commit:
-                self.rollback()
-            elif self._disturbed:
-                raise SessionInUseError(_IN_USE)
-            else:
+            if commit:
                 self.commit()
+            else:
+                self.rollback()
         finally:
             self.close()
             self._user = None
@@ -77,17 +132,17 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
         user = getcurrent()
         if self._user is user:  # a call within a call
             return method(self, *args, **kwargs)
-        if self._ended:
-            raise SessionEndedError(_ENDED)
+        if self.over:
+            raise SessionEndedError(self.over)
         if self._user is not None:
-            self._disturbed = True
+            self._refusal = _IN_USE
             raise SessionInUseError(_IN_USE)
         self._user = user
         try:
             return method(self, *args, **kwargs)
         finally:
             self._user = None
-            if self._ended:  # meanwhile
+            if self.over:  # meanwhile
                 self.close()
 
     return guarded
@@ -99,7 +154,7 @@ _GUARDED = """
     merge_all refresh rollback scalar scalars bulk_insert_mappings bulk_save_objects bulk_update_mappings
 """
 for _name in _GUARDED.split():
-    setattr(GuardedSession, _name, _guarded(getattr(Session, _name)))
+    setattr(GuardedSession, _name, _guarded(getattr(GuardedSession, _name)))
 
 
 @event.listens_for(GuardedSession, "after_begin")
@@ -107,6 +162,36 @@ def _lend(session: Session, transaction: SessionTransaction, connection: Connect
     lent = connection.connection
     if not lent.dbapi_connection.autocommit:  # type: ignore[union-attr]
         lent.driver_connection.lent_to = "session"  # type: ignore[union-attr]
+
+
+@event.listens_for(GuardedSession, "before_commit")
+def _refuse(session: GuardedSession) -> None:
+    if session.waiting or session._refusal:
+        raise SessionInUseError(session._refusal or _NEVER_RAN)
+
+
+@event.listens_for(GuardedSession, "after_flush")
+def _note(session: GuardedSession, context: object) -> None:
+    session._wrote = True
+
+
+@event.listens_for(GuardedSession, "after_transaction_end")
+def _grow_old(session: GuardedSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session._wrote, session._old = False, True
+
+
+@event.listens_for(GuardedSession, "do_orm_execute")
+def _read_anew(state: ORMExecuteState) -> None:
+    """Objects that were read before a commit, or before a lock, are as the database has them now. Their
+    own changes go there first, by autoflush."""
+    session: Any = state.session
+    if not state.is_select:
+        session._wrote = True
+    elif session.autoflush and not state.is_column_load:
+        locks = getattr(state.statement, "_for_update_arg", None) is not None
+        if session._old or locks:
+            state.update_execution_options(populate_existing=True)
 
 
 class Transaction(AsyncSession):
@@ -120,8 +205,48 @@ class Transaction(AsyncSession):
         # asyncio can't do behind an attribute (MissingGreenlet).
         super().__init__(engine, expire_on_commit=False, close_resets_only=False)
 
-    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    async def __aenter__(self) -> Self:
+        if self.sync_session.over != _NOT_BEGUN:
+            raise SessionEndedError(self.sync_session.over or _NOT_YOURS)
+        self.sync_session.over = ""
+        self._task, self._request = asyncio.current_task(), spent.get()
+        if self._request is not None:
+            self._request.open.append(self._task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *traceback: object
+    ) -> None:
+        if self._request is not None:
+            self._request.open.remove(self._task)
+        # As web frameworks have it: an exception that is an answer.
+        well = getattr(error, "status_code", None) in range(400)
+        lost = well and self.sync_session.uncommitted
         await greenlet_spawn(self.sync_session.end, commit=kind is None)
+        if lost:
+            raise SessionEndedError(_ROLLED_BACK) from error
+
+
+def _counted(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def run(self: Transaction, *args: Any, **kwargs: Any) -> Any:
+        self.sync_session.waiting -= 1
+        return await method(self, *args, **kwargs)
+
+    @functools.wraps(method)
+    def asked(self: Transaction, *args: Any, **kwargs: Any) -> Any:
+        if self.sync_session.over:
+            raise SessionEndedError(self.sync_session.over)
+        self.sync_session.waiting += 1
+        return run(self, *args, **kwargs)
+
+    return asked
+
+
+# A call that nobody awaits does nothing, and says so in a warning at most.
+for _name in f"{_GUARDED} run_sync stream stream_scalars".split():
+    if inspect.iscoroutinefunction(_method := getattr(AsyncSession, _name, None)):
+        setattr(Transaction, _name, _counted(_method))
 
 
 class Sessions:

@@ -1,12 +1,15 @@
 """What a route asks for by type."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from {{ cookiecutter.package_name }}.database.metrics import spent
 from {{ cookiecutter.package_name }}.database.session import ReadSession, Sessions
 
 
@@ -50,3 +53,24 @@ SessionDep = Annotated[AsyncSession, Depends(_transaction, scope="function")]
 """One transaction: committed before the response is sent, rolled back on any error. The connection
 is taken at the first statement and is back in the pool before the response leaves; what comes after
 that, such as a background task, has to ask for `SessionsDep`."""
+
+
+class CommitBeforeResponse:
+    """Refuses a response whose transaction is still open, as an own dependency's is by default: its
+    commit may fail after the caller was told that all went well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def checked(message: Message) -> None:
+            request = spent.get() if message["type"] == "http.response.start" else None
+            # Another task's transaction is work beside the request, or a stream's.
+            if request and asyncio.current_task() in request.open:
+                raise RuntimeError(
+                    "a transaction is still open, and would be committed after its response if at all: let "
+                    'the dependency that opens it end with the route, Depends(..., scope="function")'
+                )
+            await send(message)
+
+        await self.app(scope, receive, checked if scope["type"] == "http" else send)

@@ -8,8 +8,9 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
+from fastapi.utils import is_body_allowed_for_status_code
 from fastapi.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -111,7 +112,9 @@ async def refuse(send: Send, retry_after: int) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
+async def _http(request: Request, error: HTTPException) -> Response:
+    if not is_body_allowed_for_status_code(error.status_code):  # 304, for instance
+        return Response(status_code=error.status_code, headers=error.headers)
     # FastAPI lets a route give anything for a detail, and any number for a status.
     told = error.detail is not None and error.detail != responses.get(error.status_code)
     detail = str(error.detail) if told else None
@@ -150,6 +153,13 @@ def _database_error(error: BaseException) -> SQLAlchemyError | None:
     return next((it for it in related(error) if isinstance(it, SQLAlchemyError)), None)
 
 
+def _is_failure(error: BaseException) -> SQLAlchemyError | None:
+    """The failure of the database that an error is, or that a `TaskGroup` raises, and nothing else."""
+    if isinstance(error, ExceptionGroup) and error.split(SQLAlchemyError)[1] is None:
+        return _database_error(error)
+    return error if isinstance(error, SQLAlchemyError) else None
+
+
 async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> JSONResponse:
     failure = classify(error)
     if failure is Failure.UNKNOWN or isinstance(connection, WebSocket):
@@ -158,28 +168,30 @@ async def _database(connection: HTTPConnection, error: SQLAlchemyError) -> JSONR
     return _answer(failure)
 
 
-def _answer(failure: Failure) -> JSONResponse:
-    headers = {"Retry-After": str(RETRY_AFTER)} if failure is Failure.UNAVAILABLE else None
+def _answer(failure: Failure, headers: dict[str, str] | None = None) -> JSONResponse:
+    if failure is Failure.UNAVAILABLE:
+        headers = {"Retry-After": str(RETRY_AFTER)} | (headers or {})
     return _respond(*_ANSWERS[failure], headers=headers)
 
 
 async def _group(connection: HTTPConnection, errors: ExceptionGroup) -> JSONResponse:
-    """What a `TaskGroup` raises: a failure of the database, if it is nothing else."""
-    _, others = errors.split(SQLAlchemyError)
-    error = _database_error(errors)
-    if error is None or others is not None:
+    error = _is_failure(errors)
+    if error is None:
         raise errors
     return await _database(connection, error)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # A failure too that came after the response had started, in a stream or a background task: then
-    # no other handler is asked, and nothing of this one is sent.
+    # A failure too that came from a middleware, or after the response had started, in a stream or a
+    # background task: then no other handler is asked, and nothing of this one is sent.
+    failure = Failure.UNKNOWN
     if (found := _database_error(error)) is not None:
-        log_failure(found)
+        failure = log_failure(found)
+    if _is_failure(error) is None:  # a defect, raised from it
+        failure = Failure.UNKNOWN
     # Starlette sends this and raises the error again: the server logs it, with the request's id.
     request_id = correlation_id.get() or ""
-    return _respond(500, headers={"X-Request-ID": request_id})
+    return _answer(failure, {"X-Request-ID": request_id})
 
 
 class _WebSocketFailures:
