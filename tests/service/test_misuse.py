@@ -64,7 +64,8 @@ async def notes(app: FastAPI, database: Database) -> AsyncIterator[Callable[[], 
     async with connect(database.url) as direct:
         await direct.execute(
             f"CREATE TABLE {schema}.notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-            " body varchar(100) UNIQUE, changes int NOT NULL DEFAULT 0)"
+            " body varchar(100) UNIQUE, changes int NOT NULL DEFAULT 0);"
+            f"GRANT ALL ON {schema}.notes TO PUBLIC"
         )
 
         async def stored() -> int:
