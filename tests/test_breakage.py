@@ -631,7 +631,7 @@ ROWS = [
     Row(
         "the login's rights to the tables of models",
         "migrations/env.py",
-        {"        let_login_in(connection, user)\n": ""},
+        {"            let_login_in(connection, login)\n": "            pass\n"},
         LOGGED_IN + "test_it_may_use_the_tables_of_models",
     ),
     Row(
