@@ -63,7 +63,7 @@ async def stored(app: FastAPI, database: Database) -> AsyncIterator[Callable[[],
         await direct.execute(
             f"CREATE TABLE {table} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body varchar(100)"
             " UNIQUE DEFERRABLE INITIALLY DEFERRED, amount int NOT NULL DEFAULT 0,"
-            f" version int NOT NULL DEFAULT 1, of_id int REFERENCES {table})"
+            f" version int NOT NULL DEFAULT 1, of_id int REFERENCES {table}); GRANT ALL ON {table} TO PUBLIC"
         )
         await direct.execute(f"INSERT INTO {table} (body) VALUES ('first')")
 
