@@ -453,7 +453,9 @@ ROWS = [
     Row(
         "a session that its route may close",
         DATABASE_SESSION,
-        {"        if self.over:\n            super().close()": "        if True:\n            super().close()"},
+        {
+            "        if self.over:\n            super().close()": "        if True:\n            super().close()"
+        },
         HABITS + "test_what_is_stored_is_answered_so",
     ),
     Row(
