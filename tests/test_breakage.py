@@ -403,13 +403,13 @@ ROWS = [
         "no commit without what was not awaited",
         DATABASE_SESSION,
         {"    if session.waiting or session._refusal:": "    if session._refusal:"},
-        NOT_STORED,
+        HABITS + "test_what_never_ran_is_an_error",
     ),
     Row(
         "no commit without an object that was not added",
         DATABASE_SESSION,
         {'warnings.filterwarnings("error", "Object': 'warnings.filterwarnings("ignore", "Object'},
-        NOT_STORED,
+        HABITS + "test_an_object_that_was_not_added_is_an_error_without_pytest",
     ),
     Row(
         "nothing old after a commit",
@@ -459,7 +459,9 @@ ROWS = [
     Row(
         "a session that its route may close",
         DATABASE_SESSION,
-        {"        if self.over:\n            super().close()": "        if True:\n            super().close()"},
+        {
+            "        if self.over:\n            super().close()": "        if True:\n            super().close()"
+        },
         HABITS + "test_what_is_stored_is_answered_so",
     ),
     Row(
