@@ -509,7 +509,9 @@ ROWS = [
     Row(
         "a pool for one event loop",
         POOL,
-        {"        self._refuse_another_loop()\n        super().dispose()": "        super().dispose()"},
+        {
+            "        self._refuse_another_loop()\n        super().dispose()": "        super().dispose()"
+        },
         MISUSE_TOO + "test_a_connection_in_another_event_loop",
     ),
     Row(
@@ -681,7 +683,9 @@ ROWS = [
     Row(
         "a right of what a later revision drops",
         "migrations/login.py",
-        {"        _grant(op.get_bind(), login, right)": "        op.get_context().opts['later'] = right"},
+        {
+            "        _grant(op.get_bind(), login, right)": "        op.get_context().opts['later'] = right"
+        },
         LOGGED_IN + "test_it_may_use_the_tables_of_models",
     ),
     Row(
@@ -2041,7 +2045,9 @@ ROWS = [
     Row(
         "doctor's word about TLS that takes its time",
         ADDRESS,
-        {"        except TimeoutError:\n            told": "        except EOFError:\n            told"},
+        {
+            "        except TimeoutError:\n            told": "        except EOFError:\n            told"
+        },
         EXAMINED + "test_tls_that_does_not_begin_is_no_answer",
     ),
     Row(
