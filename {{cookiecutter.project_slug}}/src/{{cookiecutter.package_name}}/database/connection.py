@@ -143,7 +143,9 @@ class Connection(asyncpg.Connection):
     def refuse_what_lasts(self, query: str, *rows: Sequence[Any]) -> None:
         """Each row has the parameters of the query, once."""
         lasts, numbers = what_lasts(query)
-        if lasts or any(row[number - 1] is not True for number in numbers for row in rows if row):
+        if lasts or (
+            numbers and any(row[it - 1] is not True for it in numbers for row in rows if row)
+        ):
             raise TransactionError(
                 "this would stay on the server connection, for whoever comes next: write SET LOCAL, "
                 "set_config(..., true), pg_advisory_xact_lock or ON COMMIT DROP, or ALTER ROLE ... SET for "
