@@ -833,7 +833,7 @@ ROWS = [
         {
             "context.is_disconnect = True": "context.is_disconnect = not isinstance(error, TimeoutError)"
         },
-        SETTINGS_TOO + "test_a_transaction_whose_begin_timed_out_swallows_no_later_one",
+        METERED_TOO + "test_a_failure_of_one_connection_is_none_of_the_others",
     ),
     Row(
         "a connection that the server has closed",
@@ -1793,8 +1793,8 @@ ROWS = [
         DEPENDENCIES,
         {
             "    async with sessions.begin() as session:\n        yield session\n": (
-                "    session = sessions.begin()\n    _kept.append(session)\n    yield session\n"
-                "    await session.commit()\n    await session.close()\n"
+                "    session = await sessions.begin().__aenter__()\n    _kept.append(session)\n"
+                "    yield session\n    await session.__aexit__(None, None, None)\n"
             ),
             "\n\nasync def _transaction": "\n\n_kept = []\n\nasync def _transaction",
         },

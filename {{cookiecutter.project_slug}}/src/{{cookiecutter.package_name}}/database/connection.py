@@ -15,7 +15,12 @@ from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
 from {{ cookiecutter.package_name }}.database.metrics import Use, sent
-from {{ cookiecutter.package_name }}.database.sql import KEPT_LENGTH, is_sealed, only_reads, what_lasts
+from {{ cookiecutter.package_name }}.database.sql import (
+    KEPT_LENGTH,
+    is_sealed,
+    only_reads,
+    what_lasts,
+)
 
 # A choice: more than a small service has, and about a megabyte for each connection at most.
 # Lists of every length (IN, INSERT of many rows) are so many statements.

@@ -21,7 +21,10 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState
 from sqlalchemy.util import await_only
 
 from {{ cookiecutter.package_name }}.database.connect import Connector
-from {{ cookiecutter.package_name }}.database.connection import Connection, MigrationsConnection
+from {{ cookiecutter.package_name }}.database.connection import (
+    Connection,
+    MigrationsConnection,
+)
 from {{ cookiecutter.package_name }}.database.dialect import DRIVER
 from {{ cookiecutter.package_name }}.database.failures import all_broke
 from {{ cookiecutter.package_name }}.database.pool import Pool

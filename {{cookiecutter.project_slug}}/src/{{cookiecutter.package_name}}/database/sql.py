@@ -3,9 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 KEPT_LENGTH = 8 * 1024  # characters
 
@@ -74,12 +72,12 @@ _MAY_BEGIN = re.compile(
 )
 
 
-def remembered(function: Callable[[str], T]) -> Callable[[str], T]:
+def remembered(function: Callable[[str], Any]) -> Callable[[str], Any]:
     """Of what is long only the last few: a list of every length is a statement of its own."""
     kept, long = lru_cache(maxsize=4096)(function), lru_cache(maxsize=8)(function)
 
     @wraps(function)
-    def look_up(statement: str) -> T:
+    def look_up(statement: str) -> Any:
         return (kept if len(statement) <= KEPT_LENGTH else long)(statement)
 
     return look_up
