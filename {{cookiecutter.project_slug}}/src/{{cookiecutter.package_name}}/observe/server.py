@@ -111,7 +111,7 @@ async def role(patient: Patient) -> AsyncIterator[Finding]:
         told = f"{user} may not {', '.join(refused)}"
         yield failure(told, f"run `migrate`, or GRANT it to {user}")
     if missing:
-        advice = "run `migrate`, or GRANT USAGE on their schema"
+        advice = "write their revision, run `migrate`, or GRANT USAGE on their schema"
         yield failure(f"{user} finds no table {', '.join(missing)}", advice)
     if not refused and not missing:
         yield ok(f"{user} may read and write all tables of models", tables=len(names))
