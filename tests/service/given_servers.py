@@ -16,9 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
     import devstack
     from tests import conftest
 
-    devstack.make_login(
-        URLS[0]
-    )  # as this service has it: the servers are for both answers of `auth`
+    # As this service has it: the servers are for both answers of `auth`.
+    devstack.make_login(URLS[0])
     config.stash[conftest._servers_key] = conftest.Servers(*URLS, ours=True)
 
 

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-# What it may do with which table, `migrate` says. The password is the superuser's, which is kept.
+# What it may do with which table, `migrate` says. The password is the superuser's, which is kept. NOINHERIT
+# before it becomes a member: PostgreSQL notes with a membership whether it is inherited.
 MAKE = """
 DO $$ BEGIN
     IF to_regrole('service') IS NULL THEN
@@ -25,13 +26,15 @@ GRANT authenticated TO service;
 
 
 def make_login(url: str) -> str:
-    """Make it on the PostgreSQL at `url`, a superuser's, unless it is there; its URL."""
+    """Make the role, or make it again what it has to be, on the PostgreSQL at `url`, a superuser's; its URL."""
     target = urlsplit(url)
 
     async def make() -> None:
         connection = await asyncpg.connect(url, ssl=False)
-        await connection.execute(MAKE.format(password=target.password))
-        await connection.close()
+        try:
+            await connection.execute(MAKE.format(password=target.password))
+        finally:
+            await connection.close()
 
     asyncio.run(make())
     where = target.netloc.rpartition("@")[2]

@@ -44,6 +44,13 @@ def models(servers_are_ours: None) -> Iterator[None]:
         Base.metadata.remove(table)
 
 
+@pytest.fixture
+def login(empty: Database, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    name = make_url(empty.pooler_url).username
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{name}:p@127.0.0.1:1/d")
+    return name
+
+
 @directly
 @pytest.mark.parametrize("project", ["", ".project"])
 async def test_it_may_use_the_tables_of_models(
@@ -76,10 +83,8 @@ async def test_it_may_use_the_tables_of_models(
 
 @directly
 async def test_what_was_granted_stays_as_it_is(
-    other: Config, empty: Database, monkeypatch: pytest.MonkeyPatch
+    other: Config, empty: Database, login: str | None
 ) -> None:
-    login = make_url(empty.pooler_url).username
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://{login}:p@127.0.0.1:1/d")
     revise(other, "1", None, *CREATED, f"GRANT INSERT (id) ON test_given TO {login}")
     for _ in range(2):
         await asyncio.to_thread(command.upgrade, other, "head")
@@ -89,10 +94,8 @@ async def test_what_was_granted_stays_as_it_is(
 
 @directly
 async def test_who_only_looks_grants_nothing(
-    other: Config, empty: Database, monkeypatch: pytest.MonkeyPatch
+    other: Config, empty: Database, login: str | None
 ) -> None:
-    login = make_url(empty.pooler_url).username
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://{login}:p@127.0.0.1:1/d")
     revise(other, "1", None, *CREATED)
     await asyncio.to_thread(command.upgrade, other, "head")
     async with connect(empty.url) as admin:

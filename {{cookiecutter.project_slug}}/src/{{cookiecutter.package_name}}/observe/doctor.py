@@ -1,6 +1,7 @@
 """Examine what the service is connected to, and whether its settings are safe there.
 
-It only reads, and tells of what it could not take away again. Each check is a function that yields what it found.
+It only reads, and tells of what it could not take away again. Each check is a function that yields what
+it found.
 """
 
 import asyncio
